@@ -1,0 +1,311 @@
+#!/usr/bin/env -S deno run --allow-net --allow-sys=networkInterfaces
+/**
+ * An echo server over TCP (RFC 862), and its client: whatever arrives goes back, byte for byte, until the peer
+ * half-closes. TCP is a stream: it keeps the order of the bytes, never the borders between what was sent.
+ *
+ * Try it in two terminals:
+ *
+ *     deno run -A echo_tcp.ts                   listening on tcp://[::]:7777
+ *     nc localhost 7777                         type a line, and it comes back; Ctrl-D ends
+ *
+ *     deno run -A echo_tcp.ts -c localhost -v   the same with our own client, and what crosses the wire
+ *     deno run -A echo_tcp.ts -c localhost -n 5 five round trips, timed as ping does it
+ *
+ * Install: deno install -g --allow-net --allow-sys=networkInterfaces echo_tcp.ts
+ * See also: echo_udp.ts, its twin; `diff echo_tcp.ts echo_udp.ts` is the difference between TCP and UDP.
+ *
+ * @module
+ */
+import { delay } from "jsr:@std/async@^1/delay";
+import {
+  announce,
+  connect,
+  connections,
+  Failure,
+  formatAddress,
+  type Given,
+  listen,
+  output,
+  parseAddress,
+  reason,
+  RoundTrips,
+  run,
+  say,
+  type Stream,
+  type Trace,
+  within,
+  writeAll,
+} from "./utils.ts";
+
+const PORT = 7777; // RFC 862 says 7, which only root may open
+
+/** The protocol: sends back what arrives, until the peer half-closes. `tally` counts the bytes on their way. */
+export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { received: 0, sent: 0 }): Promise<void> {
+  let buffer = new Uint8Array(128); // small, as most connections of a busy server are idle
+  for (let n; (n = await conn.read(buffer)) !== null;) {
+    tally.received += n;
+    // One write may take only a part. Nothing is read meanwhile: that is backpressure, and bounds the memory.
+    for (let sent = 0; sent < n;) sent += await conn.write(buffer.subarray(sent, n));
+    tally.sent += n;
+    if (n === buffer.length && n < 256 * 1024) buffer = new Uint8Array(2 * n); // it was full: there is more to come
+  }
+}
+
+/** A connection being served, and when something last moved on it (milliseconds). */
+type Session = { conn: Deno.TcpConn; tally: { received: number; sent: number }; seen: number; moved: number };
+
+/** Serves one connection, and returns how it ended. Never throws: a client's reset is the client's affair. */
+async function session({ conn, tally }: Session, trace?: Trace): Promise<string> {
+  const started = performance.now(), peer = formatAddress(conn.remoteAddr);
+  let ending = "";
+  trace?.life(`${peer} accepted`);
+  try {
+    conn.setNoDelay(true); // an answer does not wait for more to be sent with it
+    conn.setKeepAlive(true); // probes find out about peers that vanished without a word
+    await echo(trace?.stream(conn, `${peer} `) ?? conn, tally);
+  } catch (error) {
+    ending = error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted
+      ? "closed"
+      : reason(error);
+  }
+  conn[Symbol.dispose]();
+  trace?.life(`${peer} closed`);
+  const seconds = ((performance.now() - started) / 1000).toFixed(3);
+  return `${peer} ${tally.sent} bytes in ${seconds} s${ending && `: ${ending}`}`;
+}
+
+/** Closes the connections on which nothing moved for `ms` milliseconds; with `settled`, only those that are owed nothing. */
+function closeIdle(sessions: Iterable<Session>, ms: number, settled = false): void {
+  const now = performance.now();
+  for (const session of sessions) {
+    const { received, sent } = session.tally;
+    if (session.seen !== received + sent) session.seen = received + sent, session.moved = now;
+    else if (now - session.moved >= ms && !(settled && received > sent)) session.conn[Symbol.dispose]();
+  }
+}
+
+/** What {@linkcode serve} is told. Times are milliseconds. */
+export interface ServeOptions {
+  listeners: Deno.TcpListener[];
+  /** ends the service: what was received is given back first, for at most 5 s */
+  signal: AbortSignal;
+  /** how many connections at once; those over it wait to be accepted (0: as many as come) */
+  maxConnections?: number;
+  /** closes a connection on which nothing moved for so long (0: never) */
+  idleTimeout?: number;
+  /** 6: turns away IPv4, which `::` takes as well */
+  family?: 4 | 6;
+  log?: (line: string) => void;
+  trace?: Trace;
+}
+
+/** Serves every connection side by side until the signal aborts. Returns how many there were, and the bytes sent back. */
+export async function serve(options: ServeOptions): Promise<{ connections: number; bytes: number }> {
+  const { listeners, signal, maxConnections = 0, idleTimeout = 0, family, log = say, trace } = options;
+  const sessions = new Set<Session>(), total = { connections: 0, bytes: 0 };
+  let change = Promise.withResolvers<void>();
+  const changed = () => (change.resolve(), change = Promise.withResolvers());
+  const accept = async (listener: Deno.TcpListener) => {
+    for await (const conn of connections(listener)) {
+      if (family === 6 && conn.remoteAddr.hostname.startsWith("::ffff:")) {
+        conn.close();
+        continue;
+      }
+      const each: Session = { conn, tally: { received: 0, sent: 0 }, seen: 0, moved: performance.now() };
+      sessions.add(each), total.connections++;
+      session(each, trace).then((line) => {
+        sessions.delete(each), total.bytes += each.tally.sent;
+        log(line), changed();
+      });
+      while (maxConnections && sessions.size >= maxConnections && !signal.aborted) await change.promise;
+    }
+  };
+  signal.addEventListener("abort", () => (listeners.forEach((listener) => listener.close()), changed()));
+  const sweep = setInterval(closeIdle, Math.min(idleTimeout / 4, 1000), sessions, idleTimeout);
+  if (!idleTimeout) clearInterval(sweep);
+  await Promise.all(listeners.map(accept));
+  clearInterval(sweep);
+  for (const end = performance.now() + 5000; sessions.size && performance.now() < end; await delay(20)) {
+    closeIdle(sessions, 100, true);
+  }
+  for (const { conn } of sessions) conn[Symbol.dispose]();
+  while (sessions.size) await change.promise;
+  return total;
+}
+
+/** What {@linkcode talk} is told. Times are milliseconds. */
+export interface TalkOptions {
+  conn: Stream;
+  input: ReadableStream<Uint8Array>;
+  output: (bytes: Uint8Array) => Promise<void>;
+  /** how long to wait for a sign of what is still to come back (0: for ever) */
+  timeout: number;
+}
+
+/**
+ * The client: sends all of the input, half-closes, and passes on what comes back until the server closes too.
+ * Throws a {@linkcode Failure} of 18 when the server closes early, 28 when nothing comes back in time.
+ */
+export async function talk({ conn, input, output, timeout }: TalkOptions): Promise<void> {
+  let owed = 0, late = false, done = false, timer: ReturnType<typeof setTimeout> | undefined;
+  const watch = () => {
+    clearTimeout(timer);
+    if (timeout && (owed || done)) timer = setTimeout(() => (late = true, conn.close()), timeout);
+  };
+  const sending = async () => {
+    for await (const bytes of input) {
+      owed += bytes.length, watch();
+      await writeAll(conn, bytes);
+    }
+    await conn.closeWrite();
+    done = true, watch();
+  };
+  const receiving = async () => {
+    const buffer = new Uint8Array(65_536);
+    for (let n; (n = await conn.read(buffer)) !== null;) {
+      await output(buffer.subarray(0, n));
+      owed -= n, watch();
+    }
+    if (owed || !done) throw new Failure(18, `the server closed the connection with ${owed} bytes still to come back`);
+  };
+  try {
+    await Promise.all([receiving(), sending()]);
+  } catch (error) {
+    if (late) throw new Failure(28, `no answer within ${timeout / 1000} s`, error);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
+export interface PingOptions {
+  conn: Stream;
+  count: number;
+  size: number;
+  interval: number;
+  /** how long to wait for each answer (0: for ever) */
+  timeout: number;
+  signal: AbortSignal;
+  /** what is counted, also where it ends early */
+  trips: RoundTrips;
+  /** told of each round trip */
+  log: (seq: number, ms: number) => void;
+}
+
+/**
+ * Measures `count` round trips, one after the other. Throws a {@linkcode Failure} of 18 when the server closes early, 28
+ * when an answer does not come in time: what comes later could not be told from the next answer.
+ */
+export async function ping({ conn, count, size, interval, timeout, signal, trips, log }: PingOptions): Promise<void> {
+  const message = Uint8Array.from({ length: size }, (_, i) => 33 + i % 94), answer = new Uint8Array(size);
+  const receiving = async () => {
+    for (let got = 0, n; got < size; got += n) {
+      n = await conn.read(answer.subarray(got)) ?? 0;
+      if (n === 0) throw new Failure(18, "the server closed the connection");
+    }
+  };
+  for (let seq = 1; seq <= count; seq++) {
+    const started = performance.now();
+    const late = within(timeout, `no answer to seq=${seq} within ${timeout / 1000} s`);
+    late.addEventListener("abort", () => conn.close());
+    trips.sent++;
+    // Both at once: a large message that nobody reads back would fill the buffers, and then stand still.
+    await Promise.all([writeAll(conn, message), receiving()]).catch((error) => {
+      late.throwIfAborted();
+      throw error;
+    });
+    const ms = performance.now() - started;
+    if (answer.some((byte, i) => byte !== message[i])) {
+      throw new Failure(8, `the answer to seq=${seq} is not what was sent`);
+    }
+    trips.add(ms), log(seq, ms);
+    if (seq < count) await delay(interval - ms, { signal });
+  }
+}
+
+const USAGE = `echo_tcp: an echo server over TCP (RFC 862), and its client
+
+usage: echo_tcp [options]                       serve
+       echo_tcp [options] -c HOST[:PORT]        send stdin, print what comes back
+       echo_tcp [options] -c HOST[:PORT] -n N   measure N round trips
+
+server:
+      --host ADDRESS          listen on this address (::, both families)
+  -p, --port PORT             listen on this port, 0 for a free one (7777)
+      --reuse-port            let several processes share the port (with --unstable-net)
+      --max-connections N     serve this many at once, the others wait (0: as many as the system allows)
+      --idle-timeout SECONDS  close a connection on which nothing moves (0: never)
+  -q, --quiet                 print the first line only
+
+client:
+  -c, --connect HOST          connect to HOST[:PORT]
+  -w, --timeout SECONDS       wait this long for an answer (5; 0: for ever)
+  -n, --count N               measure N round trips
+      --size BYTES            bytes in each (64)
+  -i, --interval SECONDS      time between them (1)
+      --diagram FILE          draw the exchange into a Markdown file (Mermaid)
+
+both:
+  -4, --ipv4                  IPv4 only
+  -6, --ipv6                  IPv6 only
+  -v, --verbose               show what crosses the wire, on stderr
+  -h, --help                  print this text
+  -V, --version               print the version
+
+examples:
+  echo_tcp --port 0                 serve on a free port
+  echo_tcp -c localhost < file      send a file and get it back
+  echo_tcp -c [::1]:7 -n 5 -i 0.2   five round trips, 0.2 s apart
+
+exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connect, 8 not what was sent,
+18 closed early, 23 cannot write the output, 28 timed out, 56 receiving failed, 130 interrupted
+`;
+
+interface Flags {
+  host?: string;
+  port?: number;
+  "reuse-port": boolean;
+  "max-connections"?: number;
+  "idle-timeout"?: number;
+  quiet: boolean;
+  connect?: string;
+  timeout?: number;
+  count?: number;
+  size?: number;
+  interval?: number;
+}
+
+async function server(given: Given<Flags>): Promise<void> {
+  const { host, port = PORT, family, quiet, signal, trace } = given;
+  const hostname = host ? parseAddress(host, port).hostname : family === 4 ? "0.0.0.0" : "::";
+  const reusePort = given["reuse-port"], maxConnections = given["max-connections"], idleTimeout = given["idle-timeout"];
+  const listeners = listen((at) => Deno.listen({ ...at, reusePort }), { hostname, port });
+  await announce("tcp", listeners[0].addr);
+  const log = quiet ? () => {} : say;
+  const { connections, bytes } = await serve({ listeners, signal, family, maxConnections, idleTimeout, log, trace });
+  log(`served ${connections} connections, ${bytes} bytes`);
+}
+
+async function client(given: Given<Flags>): Promise<void> {
+  const { connect: to = "", port = PORT, timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
+  using socket = await connect({ ...given, ...parseAddress(to, port), timeout });
+  const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr);
+  if (!count) return await talk({ conn, input: Deno.stdin.readable, output, timeout });
+  const trips = new RoundTrips();
+  const log = (seq: number, ms: number) => say(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms`);
+  try {
+    await ping({ conn, count, size, interval, timeout, signal, trips, log });
+  } finally {
+    say(`${trips}`);
+  }
+}
+
+/** Runs a command line. Returns the exit status. */
+export function main(args: string[]): Promise<number> {
+  const command = { name: "echo_tcp", usage: USAGE, words: 0 };
+  return run<Flags>(command, args, (given) => given.connect ? client(given) : server(given));
+}
+
+// Not by way of exitCode: a read of the terminal that still waits would hold the process.
+if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -1,0 +1,407 @@
+/**
+ * What the scripts of this collection share: errors as one line and an exit status, the command line, addresses,
+ * connecting, listening, and the trace that shows what crossed the wire. Policy, never a protocol.
+ *
+ * @module
+ */
+import { delay } from "jsr:@std/async@^1/delay";
+import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import { getNetworkAddress } from "jsr:@std/net@^1/get-network-address";
+
+/** What every script answers to `--version`. */
+export const VERSION = "1.0.0";
+
+/** What a network, a peer or a user can cause: one line for people, and curl's exit status for programs. */
+export class Failure extends Error {
+  constructor(readonly status: number, message: string, cause?: unknown) {
+    super(message, { cause });
+  }
+}
+
+/** Why something failed, in a few words: `connection refused`. */
+export function reason(error: unknown): string {
+  const { name, message } = error instanceof Error ? error : new Error(String(error));
+  if (/^Connection|^PermissionDenied$|^TimedOut$/.test(name)) return name.replace(/\B[A-Z]/g, " $&").toLowerCase();
+  return message.replace(/ \(os error \d+\)/, "").replace(/^[A-Z](?=[a-z])/, (c) => c.toLowerCase());
+}
+
+/** A signal that follows `signal` and, after `ms` milliseconds (0: never), aborts with a {@linkcode Failure} of 28. */
+export function within(ms: number, message: string, signal?: AbortSignal): AbortSignal {
+  const late = new AbortController();
+  if (ms) AbortSignal.timeout(ms).addEventListener("abort", () => late.abort(new Failure(28, message)));
+  return AbortSignal.any(signal ? [signal, late.signal] : [late.signal]);
+}
+
+/** Prints a line; that nobody reads it any more (`| head`) is no reason to stop. */
+export function say(line: string, print: (line: string) => void = console.log): void {
+  try {
+    print(line);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+  }
+}
+
+/** A log of at most one line per `ms` milliseconds: what a flood causes must not flood the log. */
+export function sparing(ms: number, log: (line: string) => void = say): (line: string) => void {
+  let next = 0, skipped = 0;
+  return (line) => {
+    if (performance.now() < next) return void skipped++;
+    log(skipped ? `${line} (and ${skipped} more)` : line);
+    next = performance.now() + ms, skipped = 0;
+  };
+}
+
+const SHORT: Record<string, string> = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+const escape = (c: string) => SHORT[c] ?? `\\x${c.codePointAt(0)!.toString(16).padStart(2, "0")}`;
+
+/** Text that can be read on a terminal and cannot drive it: control and formatting characters are escaped. */
+export function printable(text: string): string {
+  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, escape);
+}
+
+/** Bytes as quoted text, `"caf\xc3\xa9\r\n"`, cut at about 60 characters. */
+export function quote(bytes: Uint8Array): string {
+  const text = String.fromCharCode(...bytes.subarray(0, 61)).replace(/["\\]/g, "\\$&").replace(/[^ -~]/g, escape);
+  return text.length <= 60 ? `"${text}"` : `"${text.slice(0, 60).replace(/\\(x.?)?$/, "")}"...`;
+}
+
+/** Writes all of the bytes: a single `write` may take only part of them. */
+export async function writeAll(to: Pick<Deno.Conn, "write">, bytes: Uint8Array): Promise<void> {
+  for (let sent = 0; sent < bytes.length;) sent += await to.write(bytes.subarray(sent));
+}
+
+/** Writes to standard output. Throws a {@linkcode Failure} of 23, without words where a pipe was closed (`| head`). */
+export async function output(bytes: Uint8Array): Promise<void> {
+  await writeAll(Deno.stdout, bytes).catch((error) => {
+    const closed = error instanceof Deno.errors.BrokenPipe;
+    throw new Failure(23, closed ? "" : `cannot write the output: ${reason(error)}`, error);
+  });
+}
+
+const SERVICES: Record<string, number> = {
+  ...{ echo: 7, discard: 9, daytime: 13, qotd: 17, chargen: 19, ftp: 21, ssh: 22, telnet: 23, smtp: 25, time: 37 },
+  ...{ domain: 53, http: 80, pop3: 110, ntp: 123, imap: 143, https: 443 },
+};
+
+/** A port from `7777` or `daytime`. Throws a {@linkcode Failure} of 2. */
+export function parsePort(text: string): number {
+  const name = text.toLowerCase();
+  const port = Object.hasOwn(SERVICES, name) ? SERVICES[name] : /^\d{1,5}$/.test(text) ? Number(text) : NaN;
+  if (port <= 65535) return port;
+  throw new Failure(2, `"${text}" is not a port: 0 to 65535, or a name such as ${Object.keys(SERVICES).join(", ")}`);
+}
+
+/** A host and a port from `HOST`, `HOST:PORT`, `[IPV6]:PORT` or `IPV6`. Throws a {@linkcode Failure} of 2. */
+export function parseAddress(text: string, port: number): { hostname: string; port: number } {
+  const [, host, after] = (/^[^[]*:.*:/.test(text) ? `[${text}]` : text).match(/^(\[.*\]|[^:]*)(?::(.*))?$/s) ?? [];
+  const url = host && !/[\s/?#@\\]/.test(host) ? URL.parse(`http://${host}`) : null; // names outside ASCII: punycode
+  if (!url) throw new Failure(2, `"${text}" is not a host: HOST, HOST:PORT or [IPV6]:PORT`);
+  return { hostname: url.hostname.replace(/^\[|\]$/g, ""), port: after === undefined ? port : parsePort(after) };
+}
+
+/** An address for people: `127.0.0.1:7777`, `[::1]:7777`; IPv4 that came wrapped in IPv6 is unwrapped. */
+export function formatAddress({ hostname, port }: { hostname: string; port: number }): string {
+  const plain = hostname.replace(/^::ffff:(?=\d+\.)/i, "");
+  return plain.includes(":") ? `[${plain}]:${port}` : `${plain}:${port}`;
+}
+
+/** Where to connect to, by which family, within how many milliseconds (0: any), and what watches over it. */
+export type Target = {
+  hostname: string;
+  port: number;
+  family?: 4 | 6;
+  timeout?: number;
+  signal?: AbortSignal;
+  trace?: Trace;
+};
+
+/** The addresses of a host, IPv6 first; its name, where only the system can look it up. Throws a Failure of 6. */
+export async function resolve({ hostname, family, signal, trace }: Target): Promise<string[]> {
+  const literal = hostname.includes(":") ? 6 : /^[\d.]+$/.test(hostname) ? 4 : undefined;
+  const ask = (type: "A" | "AAAA") => Deno.resolveDns(hostname, type, { signal }).catch(() => []);
+  if (literal && (family ?? literal) === literal) return [hostname];
+  const found = literal ? [] : await Promise.all([family === 4 ? [] : ask("AAAA"), family === 6 ? [] : ask("A")]);
+  signal?.throwIfAborted();
+  const addresses = found.flat();
+  if (addresses.length) trace?.life(`resolved ${hostname} to ${addresses.join(", ")}`);
+  else if (family) throw new Failure(6, `cannot resolve ${hostname}: no IPv${family} address`);
+  return addresses.length ? addresses : [hostname];
+}
+
+/**
+ * Connects to the first address that answers; each but the last is given one second. When `signal` aborts later on, the
+ * connection is closed, which ends a read that waits. Throws a {@linkcode Failure} of 6, 7 or 28.
+ */
+export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.TcpConn> {
+  const { hostname, port, signal: stop, trace } = target;
+  const signal = within(timeout, `cannot connect to ${formatAddress(target)}: no answer in ${timeout / 1000} s`, stop);
+  const addresses = await resolve({ ...target, signal });
+  for (let i = 0;; i++) {
+    const at = { hostname: addresses[i], port }, last = i === addresses.length - 1;
+    try {
+      const conn = await Deno.connect({ ...at, signal: within(last ? 0 : 1000, "no answer in 1 s", signal) });
+      trace?.peer(formatAddress(conn.remoteAddr));
+      trace?.life(`connected to ${formatAddress(conn.remoteAddr)}`, ">SYN", "<SYN, ACK", ">ACK");
+      stop?.addEventListener("abort", () => conn[Symbol.dispose]());
+      return conn;
+    } catch (error) {
+      signal.throwIfAborted();
+      if (/lookup address/.test(reason(error))) throw new Failure(6, `cannot resolve ${hostname}: no such name`, error);
+      if (last) throw new Failure(7, `cannot connect to ${formatAddress(at)}: ${reason(error)}`, error);
+      trace?.life(`cannot connect to ${formatAddress(at)}: ${reason(error)}`);
+    }
+  }
+}
+
+/**
+ * Opens a socket with `Deno.listen` or `Deno.listenDatagram`. `::` takes IPv4 as well, except on Windows, where
+ * `0.0.0.0` is opened too, and on a machine without IPv6, where it is opened instead. Throws a {@linkcode Failure} of 1.
+ */
+export function listen<S extends { addr: Deno.Addr }>(
+  open: (at: { hostname: string; port: number }) => S,
+  at: { hostname: string; port: number },
+): S[] {
+  try {
+    const socket = open(at);
+    if (at.hostname !== "::" || Deno.build.os !== "windows") return [socket];
+    return [socket, open({ hostname: "0.0.0.0", port: (socket.addr as Deno.NetAddr).port })];
+  } catch (error) {
+    const busy = error instanceof Deno.errors.AddrInUse, barred = error instanceof Deno.errors.PermissionDenied;
+    if (at.hostname === "::" && !busy && !barred) return listen(open, { ...at, hostname: "0.0.0.0" });
+    const hint = barred
+      ? `: port ${at.port} needs more rights: try --port ${at.port + 1300}`
+      : busy
+      ? ": try --port 0"
+      : "";
+    throw new Failure(1, `cannot listen on ${formatAddress(at)}: ${reason(error)}${hint}`, error);
+  }
+}
+
+/** Says where a server listens, and where the local network finds it, if that is known and permitted. */
+export async function announce(transport: "tcp" | "udp", addr: Deno.NetAddr): Promise<void> {
+  say(`listening on ${transport}://${formatAddress(addr)}`);
+  const { state } = await Deno.permissions.query({ name: "sys", kind: "networkInterfaces" });
+  const near = state === "granted" && /^(::|0\.0\.0\.0)$/.test(addr.hostname) && getNetworkAddress();
+  if (near) say(`from the local network: ${transport}://${formatAddress({ hostname: near, port: addr.port })}`);
+}
+
+/**
+ * The connections of a listener, until it is closed. Unlike the listener's own iterator, this one survives a client
+ * that is gone before it is accepted, and waits while the system has no descriptor to give.
+ */
+export async function* connections(listener: Deno.TcpListener): AsyncGenerator<Deno.TcpConn> {
+  const complain = sparing(60_000);
+  for (let wait = 5;;) {
+    try {
+      yield await listener.accept();
+      wait = 5;
+    } catch (error) {
+      if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
+      if (error instanceof Deno.errors.NotConnected || error instanceof Deno.errors.ConnectionAborted) continue;
+      complain(`cannot accept: ${reason(error)}; trying again`);
+      await delay(wait = Math.min(2 * wait, 1000));
+    }
+  }
+}
+
+/** A TCP connection, as far as the protocols here need it. */
+export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
+/** A UDP socket, as far as the protocols here need it. */
+export type Datagrams = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
+
+const COLORS: Record<string, string> = { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
+// Mermaid and Markdown give a meaning to many characters; what is not harmless is written as its code.
+const harmless = (text: string) => text.replace(/[^\w .,/()-]/gu, (c) => `#${c.codePointAt(0)};`);
+
+/** The exchange as it happens: printed with `-v`, drawn with `--diagram`. It wraps sockets, so that protocols stay bare. */
+export class Trace {
+  #start = performance.now();
+  #servers = ["server"];
+  #server = 1;
+  #drawing: string[] = [];
+  #left = 200;
+  constructor(readonly name: string, readonly verbose = true, readonly file?: string) {}
+
+  #tell(mark: string, text: string, arrow = "->>", line = `${mark} ${text}`) {
+    const time = ((performance.now() - this.#start) / 1000).toFixed(4);
+    if (this.verbose && line) say(`${time} ${printable(line)}`, (l) => console.error("%c%s", COLORS[line[0]], l));
+    if (!this.file || this.#left-- <= 0) return;
+    const [from, to] = mark === ">" ? ["client", `s${this.#server}`] : [`s${this.#server}`, "client"];
+    this.#drawing.push((mark === "*" ? `Note over client,${from}: ` : `${from}${arrow}${to}: `) + harmless(text));
+  }
+  /** Names the server that the arrows lead to from now on. */
+  peer(name: string): void {
+    if (this.#servers[0] === "server") this.#servers.pop();
+    this.#server = 1 + this.#servers.indexOf(name) || this.#servers.push(name);
+  }
+  /** An event in a socket's life: a note in the drawing, or the TCP segments that it stands for (`>SYN`, `<ACK`). */
+  life(text: string, ...segments: string[]): void {
+    if (segments.length === 0) this.#tell("*", text);
+    segments.forEach((s, i) => this.#tell(s[0], s.slice(1), "-->>", i ? "" : `* ${text}`));
+  }
+  /** Bytes sent (`>`) or received (`<`). */
+  data(mark: string, bytes: Uint8Array, who = ""): void {
+    this.#tell(mark, `${who}${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${quote(bytes)}`);
+  }
+  /** The same connection, seen; `who` is the peer, where there are several. */
+  stream(conn: Stream, who = ""): Stream {
+    return {
+      read: async (buffer) => {
+        const n = await conn.read(buffer);
+        if (n === null) this.life(`${who}half-closed by the peer`, "<FIN");
+        else this.data("<", buffer.subarray(0, n), who);
+        return n;
+      },
+      write: async (bytes) => {
+        const n = await conn.write(bytes);
+        this.data(">", bytes.subarray(0, n), who);
+        return n;
+      },
+      closeWrite: async () => {
+        await conn.closeWrite();
+        this.life(`${who}half-closed: nothing more to send`, ">FIN");
+      },
+      close: () => {
+        conn.close();
+        this.life(`${who}closed`);
+      },
+    };
+  }
+  /** The same datagram socket, seen; `named` with the peer of each datagram. */
+  datagrams(socket: Datagrams, named = false): Datagrams {
+    const who = (addr: Deno.Addr) => named ? `${formatAddress(addr as Deno.NetAddr)} ` : "";
+    return {
+      receive: async (buffer) => {
+        const [bytes, from] = await socket.receive(buffer);
+        this.data("<", bytes, who(from));
+        return [bytes, from];
+      },
+      send: (bytes, to) => {
+        this.data(">", bytes, who(to));
+        return socket.send(bytes, to);
+      },
+      close: () => socket.close(),
+    };
+  }
+  /** Writes the drawing, where one was asked for: a Mermaid sequence diagram in a Markdown file. */
+  async write(): Promise<void> {
+    if (!this.file) return;
+    const servers = this.#servers.map((name, i) => `participant s${i + 1} as ${harmless(name)}`);
+    const more = this.#left < 0 ? [`Note over client: and ${-this.#left} more`] : [];
+    const lines = ["sequenceDiagram", `participant client as ${this.name}`, ...servers, ...this.#drawing, ...more];
+    await Deno.writeTextFile(this.file, `\`\`\`mermaid\n${lines.join("\n  ")}\n\`\`\`\n`).catch((error) => {
+      throw new Failure(23, `cannot write ${this.file}: ${reason(error)}`, error);
+    });
+  }
+}
+
+/** Round trips, counted and summed up as ping does it. Times are milliseconds. */
+export class RoundTrips {
+  sent = 0;
+  received = 0;
+  /** Answers out of the ordinary, by name: `duplicate`, `late`, … */
+  odd: Record<string, number> = {};
+  #ms = { min: Infinity, max: 0, sum: 0, squares: 0 };
+
+  /** An answer came back after `ms`. */
+  add(ms: number): void {
+    const { min, max, sum, squares } = this.#ms;
+    this.#ms = { min: Math.min(min, ms), max: Math.max(max, ms), sum: sum + ms, squares: squares + ms * ms };
+    this.received++;
+  }
+  /** `5 sent, 5 received, 0% loss` and, where anything came back, `min/avg/max/mdev = 0.18/0.21/0.30/0.04 ms`. */
+  toString(): string {
+    const { sent, received, odd } = this, { min, max, sum, squares } = this.#ms, mean = sum / received;
+    const mdev = Math.sqrt(Math.max(0, squares / received - mean * mean));
+    const counts = Object.entries(odd).map(([what, n]) => `, ${n} ${what}`).join("");
+    const times = [min, mean, max, mdev].map((ms) => ms.toFixed(2)).join("/");
+    const loss = sent ? +(100 * (sent - received) / sent).toFixed(1) : 0;
+    return `${sent} sent, ${received} received, ${loss}% loss${counts}` +
+      (received ? `\nmin/avg/max/mdev = ${times} ms` : "");
+  }
+}
+
+/** A script as its users see it: its name, its usage text, and how many words may follow the options. */
+export type Command = { name: string; usage: string; words: number };
+/** The command line, read and checked, and what watches over the work: seconds are milliseconds here. */
+export type Given<T> = T & { words: string[]; family?: 4 | 6; signal: AbortSignal; trace?: Trace };
+
+/**
+ * Reads a command line by the options that the usage text lists, a line each: `  -p, --port PORT  …` takes a value, and
+ * the word says of what kind (PORT, SECONDS, N, BYTES, else text; with `...` it may be repeated); `  -q, --quiet` none.
+ * Throws a {@linkcode Failure} of 2 that names the offender.
+ */
+export async function parse({ usage, words }: Command, args: string[]): Promise<Record<string, unknown>> {
+  const listed = [...usage.matchAll(/^ +(?:-(\w), )?--([\w-]+)(?: ([A-Z]+)(\.\.\.)?)?/gm)];
+  const valued = listed.filter(([, , , kind]) => kind).map(([, , name]) => name);
+  const unknown: string[] = [];
+  const given: Record<string, unknown> & { _: (string | number)[] } = parseArgs(args, {
+    alias: Object.fromEntries(listed.flatMap(([, letter, name]) => letter ? [[name, letter]] : [])),
+    boolean: listed.filter(([, , , kind]) => !kind).map(([, , name]) => name),
+    string: [...valued, "_"],
+    collect: valued,
+    unknown: (arg, key) => key === undefined || unknown.push(arg) < 0,
+  });
+  if (unknown.length) {
+    const { closestString } = await import("jsr:@std/text@^1/closest-string");
+    const near = closestString(unknown[0].replace(/=.*/s, ""), listed.map(([, , name]) => `--${name}`));
+    throw new Failure(2, `unknown option ${unknown[0]}: did you mean ${near}? --help lists them all`);
+  }
+  const value = (name: string, kind: string, text: string) => {
+    if (text === "") throw new Failure(2, `--${name} needs a value: ${kind}`);
+    if (kind === "PORT") return parsePort(text);
+    if (kind === "SECONDS" && /^(\d+\.?\d*|\.\d+)$/.test(text) && Number(text) <= 1e6) return Number(text) * 1000;
+    if ((kind === "N" || kind === "BYTES") && /^\d{1,15}$/.test(text)) return Number(text);
+    if (!/^(SECONDS|N|BYTES)$/.test(kind)) return text;
+    throw new Failure(
+      2,
+      `--${name} wants ${kind === "SECONDS" ? "seconds up to 1000000" : "a whole number"}, not "${text}"`,
+    );
+  };
+  for (const [, , name, kind, repeatable] of listed) {
+    const all = given[name];
+    if (kind) given[name] = (all as string[]).map((text) => value(name, kind, text));
+    if (kind && !repeatable) given[name] = (given[name] as unknown[]).at(-1);
+    if (!kind && (typeof all !== "boolean" || args.some((arg) => arg.startsWith(`--${name}=`)))) {
+      throw new Failure(2, `--${name} takes no value`);
+    }
+  }
+  const extra = given._.map(String).find((word, i) => i >= words || word === "");
+  if (extra !== undefined) throw new Failure(2, extra ? `too many words: "${extra}"` : "an empty word");
+  if (given.ipv4 && given.ipv6) throw new Failure(2, "-4 and -6 exclude each other");
+  return { ...given, words: given._.map(String), family: given.ipv4 ? 4 : given.ipv6 ? 6 : undefined };
+}
+
+/**
+ * Runs a script: reads its command line, answers `--help` and `--version`, aborts the signal at SIGINT and SIGTERM (a
+ * second one ends at once), and turns what is thrown into one line on stderr. Returns the exit status.
+ */
+export async function run<T>(command: Command, args: string[], work: (given: Given<T>) => Promise<number | void>) {
+  const stop = new AbortController();
+  const quit = (status: number) => stop.signal.aborted ? Deno.exit(status) : stop.abort(new Failure(status, ""));
+  const interrupt = () => quit(130), terminate = () => quit(143);
+  const gentle = Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM";
+  let trace: Trace | undefined;
+  Deno.addSignalListener("SIGINT", interrupt);
+  Deno.addSignalListener(gentle, terminate);
+  const failed = (thrown: unknown) => {
+    const error = stop.signal.aborted ? stop.signal.reason : thrown;
+    if (error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError) throw error; // ours
+    if (reason(error)) trace?.life(reason(error));
+    if (reason(error)) say(`${command.name}: ${printable(reason(error))}`, console.error);
+    return error instanceof Failure ? error.status : 1;
+  };
+  try {
+    const given = await parse(command, args) as Given<T & { [name: string]: unknown }>;
+    const answer = given.help ? command.usage : given.version ? `${command.name} ${VERSION}\n` : "";
+    if (answer) return await output(new TextEncoder().encode(answer)).then(() => 0);
+    if (given.verbose || given.diagram) trace = new Trace(command.name, !!given.verbose, given.diagram as string);
+    const status = await work({ ...given, signal: stop.signal, trace }).then((status) => status ?? 0, failed);
+    return await trace?.write().catch(failed) || status;
+  } catch (error) {
+    return failed(error);
+  } finally {
+    Deno.removeSignalListener("SIGINT", interrupt);
+    Deno.removeSignalListener(gentle, terminate);
+  }
+}

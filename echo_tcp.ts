@@ -19,6 +19,7 @@
 import { delay } from "jsr:@std/async@^1/delay";
 import {
   announce,
+  closed,
   connect,
   connections,
   Failure,
@@ -64,9 +65,7 @@ async function session({ conn, tally }: Session, trace?: Trace): Promise<string>
     conn.setKeepAlive(true); // probes find out about peers that vanished without a word
     await echo(trace?.stream(conn, `${peer} `) ?? conn, tally);
   } catch (error) {
-    ending = error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted
-      ? "closed"
-      : reason(error);
+    ending = closed(error) ? "closed" : reason(error);
   }
   conn[Symbol.dispose]();
   trace?.life(`${peer} closed`);

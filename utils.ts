@@ -115,17 +115,15 @@ export type Target = {
   trace?: Trace;
 };
 
-/** The addresses of a host, IPv6 first; its name, where only the system can look it up. Throws a Failure of 6. */
+/** The addresses of a host, IPv6 first; none where DNS and the hosts file know of none. */
 export async function resolve({ hostname, family, signal, trace }: Target): Promise<string[]> {
   const literal = hostname.includes(":") ? 6 : /^[\d.]+$/.test(hostname) ? 4 : undefined;
+  if (literal) return literal === (family ?? literal) ? [hostname] : [];
   const ask = (type: "A" | "AAAA") => Deno.resolveDns(hostname, type, { signal }).catch(() => []);
-  if (literal && (family ?? literal) === literal) return [hostname];
-  const found = literal ? [] : await Promise.all([family === 4 ? [] : ask("AAAA"), family === 6 ? [] : ask("A")]);
+  const addresses = await Promise.all([family === 4 ? [] : ask("AAAA"), family === 6 ? [] : ask("A")]);
   signal?.throwIfAborted();
-  const addresses = found.flat();
-  if (addresses.length) trace?.life(`resolved ${hostname} to ${addresses.join(", ")}`);
-  else if (family) throw new Failure(6, `cannot resolve ${hostname}: no IPv${family} address`);
-  return addresses.length ? addresses : [hostname];
+  if (addresses.flat().length) trace?.life(`resolved ${hostname} to ${addresses.flat().join(", ")}`);
+  return addresses.flat();
 }
 
 /**
@@ -136,6 +134,8 @@ export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.
   const { hostname, port, signal: stop, trace } = target;
   const signal = within(timeout, `cannot connect to ${formatAddress(target)}: no answer in ${timeout / 1000} s`, stop);
   const addresses = await resolve({ ...target, signal });
+  if (!addresses.length && target.family) throw unknownHost(target);
+  if (!addresses.length) addresses.push(hostname); // what DNS does not know, the system may: mDNS, for instance
   for (let i = 0;; i++) {
     const at = { hostname: addresses[i], port }, last = i === addresses.length - 1;
     try {
@@ -146,11 +146,33 @@ export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.
       return conn;
     } catch (error) {
       signal.throwIfAborted();
-      if (/lookup address/.test(reason(error))) throw new Failure(6, `cannot resolve ${hostname}: no such name`, error);
+      if (/lookup address/.test(reason(error))) throw unknownHost(target);
       if (last) throw new Failure(7, `cannot connect to ${formatAddress(at)}: ${reason(error)}`, error);
       trace?.life(`cannot connect to ${formatAddress(at)}: ${reason(error)}`);
     }
   }
+}
+
+const unknownHost = ({ hostname, family }: Target) =>
+  new Failure(6, `cannot resolve ${hostname}: ${family ? `no IPv${family} address` : "no such name"}`);
+
+/** Opens a UDP socket to ask a server from; it is closed when `signal` aborts. Throws a {@linkcode Failure} of 6. */
+export async function openDatagram(target: Target): Promise<{ socket: Deno.DatagramConn; to: Deno.NetAddr }> {
+  needsUnstableNet("UDP");
+  const [hostname] = await resolve(target), { port, signal, trace } = target;
+  if (!hostname) throw unknownHost(target);
+  const to: Deno.NetAddr = { transport: "udp", hostname, port };
+  const any = hostname.includes(":") ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({ transport: "udp", hostname: any, port: 0 });
+  signal?.addEventListener("abort", () => socket.close());
+  trace?.peer(formatAddress(to));
+  trace?.life(`asking ${formatAddress(to)} from port ${(socket.addr as Deno.NetAddr).port}`);
+  return { socket, to };
+}
+
+/** Whether a socket was closed under the call that threw this. */
+export function closed(error: unknown): boolean {
+  return error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted;
 }
 
 /**
@@ -166,6 +188,7 @@ export function listen<S extends { addr: Deno.Addr }>(
     if (at.hostname !== "::" || Deno.build.os !== "windows") return [socket];
     return [socket, open({ hostname: "0.0.0.0", port: (socket.addr as Deno.NetAddr).port })];
   } catch (error) {
+    if (error instanceof Failure) throw error;
     const busy = error instanceof Deno.errors.AddrInUse, barred = error instanceof Deno.errors.PermissionDenied;
     if (at.hostname === "::" && !busy && !barred) return listen(open, { ...at, hostname: "0.0.0.0" });
     const hint = barred
@@ -175,6 +198,22 @@ export function listen<S extends { addr: Deno.Addr }>(
       : "";
     throw new Failure(1, `cannot listen on ${formatAddress(at)}: ${reason(error)}${hint}`, error);
   }
+}
+
+/** Deno has UDP, and ports shared by processes, only with a flag. Throws a {@linkcode Failure} of 1 that names it. */
+export function needsUnstableNet(what: string): void {
+  if (!("listenDatagram" in Deno)) throw new Failure(1, `${what} needs a flag of Deno's: deno run --unstable-net …`);
+}
+
+/**
+ * Why a datagram must not be answered, if so: its sender may be another server that answers everything, and the two
+ * would go on for ever (CVE-1999-0103, CVE-2024-2169), or stand for many machines.
+ */
+export function unanswerable({ hostname, port }: Deno.NetAddr, own: number): string | undefined {
+  if (port === own) return "it has our own port, and would answer in turn";
+  if (port === 0 || [7, 9, 13, 17, 19, 37].includes(port)) return `port ${port} would answer in turn`;
+  const many = /^(::ffff:)?(22[4-9]\.|23\d\.|255\.255\.255\.255$|0\.)|^ff/i.test(hostname);
+  return many ? "it is not the address of one machine" : undefined;
 }
 
 /** Says where a server listens, and where the local network finds it, if that is known and permitted. */
@@ -196,7 +235,7 @@ export async function* connections(listener: Deno.TcpListener): AsyncGenerator<D
       yield await listener.accept();
       wait = 5;
     } catch (error) {
-      if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
+      if (closed(error)) return;
       if (error instanceof Deno.errors.NotConnected || error instanceof Deno.errors.ConnectionAborted) continue;
       complain(`cannot accept: ${reason(error)}; trying again`);
       await delay(wait = Math.min(2 * wait, 1000));
@@ -299,8 +338,7 @@ export class Trace {
 export class RoundTrips {
   sent = 0;
   received = 0;
-  /** Answers out of the ordinary, by name: `duplicate`, `late`, … */
-  odd: Record<string, number> = {};
+  #odd = new Map<string, number>();
   #ms = { min: Infinity, max: 0, sum: 0, squares: 0 };
 
   /** An answer came back after `ms`. */
@@ -309,11 +347,15 @@ export class RoundTrips {
     this.#ms = { min: Math.min(min, ms), max: Math.max(max, ms), sum: sum + ms, squares: squares + ms * ms };
     this.received++;
   }
+  /** An answer was out of the ordinary: `duplicate`, `late`, … */
+  note(what: string): void {
+    this.#odd.set(what, 1 + (this.#odd.get(what) ?? 0));
+  }
   /** `5 sent, 5 received, 0% loss` and, where anything came back, `min/avg/max/mdev = 0.18/0.21/0.30/0.04 ms`. */
   toString(): string {
-    const { sent, received, odd } = this, { min, max, sum, squares } = this.#ms, mean = sum / received;
+    const { sent, received } = this, { min, max, sum, squares } = this.#ms, mean = sum / received;
     const mdev = Math.sqrt(Math.max(0, squares / received - mean * mean));
-    const counts = Object.entries(odd).map(([what, n]) => `, ${n} ${what}`).join("");
+    const counts = [...this.#odd].map(([what, n]) => `, ${n} ${what}`).join("");
     const times = [min, mean, max, mdev].map((ms) => ms.toFixed(2)).join("/");
     const loss = sent ? +(100 * (sent - received) / sent).toFixed(1) : 0;
     return `${sent} sent, ${received} received, ${loss}% loss${counts}` +

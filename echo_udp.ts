@@ -1,0 +1,337 @@
+#!/usr/bin/env -S deno run --unstable-net --allow-net --allow-sys=networkInterfaces
+/**
+ * An echo server over UDP (RFC 862), and its client: every datagram goes back to where it came from, an empty one too.
+ * UDP keeps the borders between datagrams, and promises nothing else: they may be lost, doubled, or overtake each other.
+ *
+ * Try it in two terminals:
+ *
+ *     deno run -A --unstable-net echo_udp.ts                   listening on udp://[::]:7777
+ *     nc -u localhost 7777                                     type a line, and it comes back; Ctrl-C ends
+ *
+ *     deno run -A --unstable-net echo_udp.ts -c localhost -v   the same with our own client, and what crosses the wire
+ *     deno run -A --unstable-net echo_udp.ts -c localhost -n 5 five round trips, timed as ping does it
+ *
+ * Install: deno install -g --unstable-net --allow-net --allow-sys=networkInterfaces echo_udp.ts
+ * See also: echo_tcp.ts, its twin; `diff echo_tcp.ts echo_udp.ts` is the difference between TCP and UDP.
+ *
+ * @module
+ */
+import { delay } from "jsr:@std/async@^1/delay";
+import {
+  announce,
+  type Datagrams,
+  Failure,
+  formatAddress,
+  type Given,
+  listen,
+  needsUnstableNet,
+  openDatagram,
+  output,
+  parseAddress,
+  reason,
+  RoundTrips,
+  run,
+  say,
+  sparing,
+  type Trace,
+  unanswerable,
+} from "./utils.ts";
+
+const PORT = 7777; // RFC 862 says 7, which only root may open
+const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
+
+/** The protocol: sends each datagram back to its sender, if `admit` lets it; `failed` is told of what goes wrong. */
+export async function echo(
+  socket: Pick<Deno.DatagramConn, "receive" | "send">,
+  admit = (_bytes: number, _from: Deno.NetAddr) => true,
+  failed = (_error: unknown) => {},
+): Promise<void> {
+  const buffer = new Uint8Array(65_535); // a datagram that does not fit its buffer is cut short without a word
+  for (;;) {
+    try {
+      const [datagram, from] = await socket.receive(buffer);
+      if (admit(datagram.length, from as Deno.NetAddr)) await socket.send(datagram, from);
+    } catch (error) {
+      if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
+      failed(error); // one peer's trouble, or news of it (ICMP): the socket is as good as before
+    }
+  }
+}
+
+/** A peer, who has no connection, only datagrams: how many, since when and until when (milliseconds). */
+type Session = { datagrams: number; bytes: number; started: number; moved: number };
+
+/** Logs the peers that were silent for `ms` milliseconds, and forgets them. */
+function closeIdle(sessions: Map<string, Session>, ms: number, log: (line: string) => void): void {
+  const now = performance.now();
+  for (const [peer, { datagrams, bytes, started, moved }] of sessions) {
+    if (now - moved < ms) continue;
+    sessions.delete(peer);
+    log(`${peer} ${datagrams} datagrams, ${bytes} bytes in ${((moved - started) / 1000).toFixed(3)} s`);
+  }
+}
+
+/** What {@linkcode serve} is told. */
+export interface ServeOptions {
+  sockets: Deno.DatagramConn[];
+  /** ends the service: what was received is given back first, for at most 5 s */
+  signal: AbortSignal;
+  /** 6: passes over IPv4, which `::` takes as well */
+  family?: 4 | 6;
+  /** where lines go: without one, nothing is noted of the peers */
+  log?: (line: string) => void;
+  trace?: Trace;
+}
+
+/** Answers every peer until the signal aborts. Returns how many datagrams were answered, and their bytes. */
+export async function serve(options: ServeOptions): Promise<{ datagrams: number; bytes: number }> {
+  const { sockets, signal, family, log = () => {}, trace } = options;
+  const sessions = new Map<string, Session>(), total = { datagrams: 0, bytes: 0 };
+  const { port } = sockets[0].addr as Deno.NetAddr, warn = sparing(1000, log);
+  const note = (bytes: number, from: Deno.NetAddr) => {
+    const peer = formatAddress(from), now = performance.now();
+    let session = sessions.get(peer);
+    if (!session && sessions.size >= 100) return; // more at once would be forged, and their log a flood
+    if (!session) sessions.set(peer, session = { datagrams: 0, bytes: 0, started: now, moved: now });
+    session.datagrams++, session.bytes += bytes, session.moved = now;
+  };
+  const admit = (bytes: number, from: Deno.NetAddr) => {
+    const why = unanswerable(from, port);
+    if (why) return warn(`${formatAddress(from)} not answered: ${why}`), false;
+    if (family === 6 && from.hostname.startsWith("::ffff:")) return false;
+    total.datagrams++, total.bytes += bytes;
+    if (options.log) note(bytes, from);
+    return true;
+  };
+  const sweep = setInterval(closeIdle, 1000, sessions, 3000, log);
+  const echoing = sockets.map((socket) =>
+    echo(trace?.datagrams(socket, true) ?? socket, admit, (error) => warn(`cannot answer: ${reason(error)}`))
+  );
+  await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  // What has arrived is answered still: until nothing more does, or for 5 s.
+  const end = performance.now() + 5000;
+  for (let before = -1; before !== total.datagrams && performance.now() < end; await delay(50)) {
+    before = total.datagrams;
+  }
+  for (const socket of sockets) socket.close();
+  await Promise.all(echoing);
+  clearInterval(sweep);
+  closeIdle(sessions, 0, log);
+  return total;
+}
+
+/** What {@linkcode talk} is told. Times are milliseconds. */
+export interface TalkOptions {
+  socket: Datagrams;
+  to: Deno.NetAddr;
+  input: ReadableStream<Uint8Array>;
+  output: (bytes: Uint8Array) => Promise<void>;
+  /** how long to wait for a sign of what is still to come back (0: for ever) */
+  timeout: number;
+}
+
+/** The lines of a stream, each with its line end; one longer than a datagram can be is cut into several. */
+async function* lines(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const line = new Uint8Array(LARGEST);
+  let length = 0;
+  for await (let bytes of input) {
+    while (bytes.length) {
+      const end = 1 + bytes.indexOf(10) || bytes.length;
+      const part = bytes.subarray(0, Math.min(end, LARGEST - length));
+      line.set(part, length), length += part.length, bytes = bytes.subarray(part.length);
+      if (part.at(-1) === 10 || length === LARGEST) yield line.slice(0, length), length = 0;
+    }
+  }
+  if (length) yield line.slice(0, length);
+}
+
+/** The datagrams that come from the server asked. Anyone may send to our port: what others send is passed over. */
+async function* answers(socket: Datagrams, to: Deno.NetAddr): AsyncGenerator<Uint8Array> {
+  const buffer = new Uint8Array(65_535);
+  for (;;) {
+    try {
+      const [datagram, from] = await socket.receive(buffer);
+      if (formatAddress(from as Deno.NetAddr) === formatAddress(to)) yield datagram;
+    } catch (error) { // on Windows, a port where nobody listens is reported here: an answer may come all the same
+      if (!(error instanceof Deno.errors.ConnectionReset)) throw error;
+    }
+  }
+}
+
+/**
+ * The client: sends each line of the input as a datagram, and passes on what comes back until nothing is outstanding.
+ * Throws a {@linkcode Failure} of 28 when something does not come back in time: nobody else says what UDP lost.
+ */
+export async function talk({ socket, to, input, output, timeout }: TalkOptions): Promise<void> {
+  let owed = 0, done = false, timer: ReturnType<typeof setTimeout> | undefined;
+  let change = Promise.withResolvers<void>();
+  const over = Promise.withResolvers<void>();
+  const watch = () => {
+    clearTimeout(timer);
+    const lost = () => over.reject(new Failure(28, `no answer within ${timeout / 1000} s: ${owed} outstanding`));
+    if (timeout && owed) timer = setTimeout(lost, timeout);
+    if (done && !owed) over.resolve();
+    change.resolve(), change = Promise.withResolvers();
+  };
+  const sending = async () => {
+    for await (const line of lines(input)) {
+      while (owed >= 16) await change.promise; // more at once would only be lost on the way
+      owed++, watch();
+      await socket.send(line, to);
+    }
+    done = true, watch();
+  };
+  const receiving = async () => {
+    for await (const datagram of answers(socket, to)) {
+      await output(datagram);
+      owed = Math.max(0, owed - 1), watch();
+    }
+  };
+  try {
+    await Promise.race([over.promise, Promise.all([sending(), receiving()])]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** What {@linkcode ping} is told. Times are milliseconds; `size` is bytes, at least the 4 of the sequence number. */
+export interface PingOptions {
+  socket: Datagrams;
+  to: Deno.NetAddr;
+  count: number;
+  size: number;
+  /** from one datagram to the next; 0: the next one follows the answer */
+  interval: number;
+  timeout: number;
+  signal: AbortSignal;
+  trips: RoundTrips;
+  log: (seq: number, ms: number) => void;
+}
+
+/**
+ * Measures `count` round trips, without waiting for one before the next. Each datagram begins with its sequence number:
+ * so answers that are lost, doubled, late (after `timeout`), out of order or damaged are told apart in `trips`.
+ */
+export async function ping({ socket, to, count, size, interval, timeout, signal, trips, log }: PingOptions) {
+  const message = Uint8Array.from({ length: size }, (_, i) => 33 + i % 94), started = performance.now();
+  const sent = new Map<number, number>(), answered = new Set<number>(); // sequence numbers, and when they left
+  let highest = 0, answer = Promise.withResolvers<void>();
+  const over = Promise.withResolvers<void>();
+  const sort = (datagram: Uint8Array) => {
+    const seq = datagram.length === size ? new DataView(datagram.buffer, datagram.byteOffset).getUint32(0) : 0;
+    const ms = performance.now() - (sent.get(seq) ?? NaN);
+    if (isNaN(ms) || datagram.some((byte, i) => i > 3 && byte !== message[i])) return trips.note("damaged");
+    if (answered.has(seq)) return trips.note("duplicate");
+    answered.add(seq);
+    if (timeout && ms > timeout) return trips.note("late");
+    if (seq < highest) trips.note("out of order");
+    highest = Math.max(highest, seq);
+    trips.add(ms), log(seq, ms);
+    answer.resolve(), answer = Promise.withResolvers();
+    if (trips.received === count) over.resolve();
+  };
+  const sending = async () => {
+    for (let seq = 1; seq <= count; seq++) {
+      new DataView(message.buffer).setUint32(0, seq);
+      sent.set(seq, performance.now()), trips.sent++;
+      sent.delete(seq - 100_000), answered.delete(seq - 100_000); // what is older than that is forgotten
+      await socket.send(message, to);
+      if (seq === count) break;
+      await (interval ? delay(interval, { signal }) : Promise.race([answer.promise, delay(10)]));
+    }
+    const timer = timeout ? setTimeout(over.resolve, timeout) : undefined;
+    await over.promise.finally(() => clearTimeout(timer));
+  };
+  const receiving = async () => {
+    for await (const datagram of answers(socket, to)) sort(datagram);
+  };
+  await Promise.race([sending(), receiving()]);
+}
+
+const USAGE = `echo_udp: an echo server over UDP (RFC 862), and its client
+
+usage: echo_udp [options]                       serve
+       echo_udp [options] -c HOST[:PORT]        send each line of stdin, print what comes back
+       echo_udp [options] -c HOST[:PORT] -n N   measure N round trips
+
+server:
+      --host ADDRESS          listen on this address (::, both families)
+  -p, --port PORT             listen on this port, 0 for a free one (7777)
+      --reuse-port            let several processes open the port; the newest one gets the datagrams
+  -q, --quiet                 print the first line only
+
+client:
+  -c, --connect HOST          ask HOST[:PORT]
+  -w, --timeout SECONDS       wait this long for an answer (5; 0: for ever)
+  -n, --count N               measure N round trips
+      --size BYTES            bytes in each, from 4 to 65507 (64)
+  -i, --interval SECONDS      time between them (1; 0: as fast as they come back)
+      --diagram FILE          draw the exchange into a Markdown file (Mermaid)
+
+both:
+  -4, --ipv4                  IPv4 only
+  -6, --ipv6                  IPv6 only
+  -v, --verbose               show what crosses the wire, on stderr
+  -h, --help                  print this text
+  -V, --version               print the version
+
+examples:
+  echo_udp --port 0                 serve on a free port
+  echo_udp -c localhost < file      send a file line by line and get it back
+  echo_udp -c [::1]:7 -n 5 -i 0.2   five round trips, 0.2 s apart
+
+exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 23 cannot write the output, 28 timed out,
+56 sending or receiving failed, 130 interrupted
+`;
+
+type Flags = {
+  host?: string;
+  port?: number;
+  "reuse-port": boolean;
+  quiet: boolean;
+  connect?: string;
+  timeout?: number;
+  count?: number;
+  size?: number;
+  interval?: number;
+};
+
+async function server(given: Given<Flags>): Promise<void> {
+  const { host, port = PORT, family, quiet, signal, trace } = given;
+  needsUnstableNet("UDP");
+  const hostname = host ? parseAddress(host, port).hostname : family === 4 ? "0.0.0.0" : "::";
+  const reuseAddress = given["reuse-port"];
+  const sockets = listen((at) => Deno.listenDatagram({ transport: "udp", ...at, reuseAddress }), { hostname, port });
+  await announce("udp", sockets[0].addr as Deno.NetAddr);
+  const log = quiet ? undefined : say;
+  if (!/^(127\.|::1$)/.test(hostname)) {
+    log?.("anyone who reaches this port is answered (--host 127.0.0.1: this machine only)");
+  }
+  const { datagrams, bytes } = await serve({ sockets, signal, family, log, trace });
+  log?.(`answered ${datagrams} datagrams, ${bytes} bytes`);
+}
+
+async function client(given: Given<Flags>): Promise<void> {
+  const { connect: host = "", port = PORT, timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
+  if (size < 4 || size > LARGEST) throw new Failure(2, `--size must be from 4 to ${LARGEST}, not ${size}`);
+  const { socket: bare, to } = await openDatagram({ ...given, ...parseAddress(host, port) });
+  const socket = trace?.datagrams(bare) ?? bare, trips = new RoundTrips();
+  if (!count) return await talk({ socket, to, input: Deno.stdin.readable, output, timeout });
+  const log = (seq: number, ms: number) =>
+    say(`${size} bytes from ${formatAddress(to)}: seq=${seq} time=${ms.toFixed(2)} ms`);
+  try {
+    await ping({ socket, to, count, size, interval, timeout, signal, trips, log });
+  } finally {
+    say(`${trips}`);
+  }
+  if (!trips.received) throw new Failure(28, `no answer from ${formatAddress(to)}`);
+}
+
+/** Runs a command line. Returns the exit status. */
+export function main(args: string[]): Promise<number> {
+  const command = { name: "echo_udp", usage: USAGE, words: 0 };
+  return run<Flags>(command, args, (given) => given.connect ? client(given) : server(given));
+}
+
+// Not by way of exitCode: a read of the terminal that still waits would hold the process.
+if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -46,14 +46,22 @@ export async function echo(
   admit = (_bytes: number, _from: Deno.NetAddr) => true,
   failed = (_error: unknown) => {},
 ): Promise<void> {
-  const buffer = new Uint8Array(65_535); // a datagram that does not fit its buffer is cut short without a word
+  // A datagram that does not fit its buffer is cut short without a word. While some are sent, others are received.
+  const spare = Array.from({ length: 8 }, () => new Uint8Array(65_535));
   for (;;) {
+    const buffer = spare.pop()!;
     try {
-      const [datagram, from] = await socket.receive(buffer);
-      if (admit(datagram.length, from as Deno.NetAddr)) await socket.send(datagram, from);
+      const [datagram, from] = await socket.receive(buffer), done = () => spare.push(buffer);
+      if (!admit(datagram.length, from as Deno.NetAddr)) {
+        done();
+        continue;
+      }
+      const sent = socket.send(datagram, from).catch(failed).then(done);
+      if (spare.length === 0) await sent; // backpressure
     } catch (error) {
       if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
       failed(error); // one peer's trouble, or news of it (ICMP): the socket is as good as before
+      spare.push(buffer);
     }
   }
 }

@@ -205,13 +205,16 @@ export function needsUnstableNet(what: string): void {
   if (!("listenDatagram" in Deno)) throw new Failure(1, `${what} needs a flag of Deno's: deno run --unstable-net …`);
 }
 
+// Nothing, echo, discard, daytime, qotd, chargen, time: inetd does not answer these either.
+const TALKATIVE = new Set([0, 7, 9, 13, 17, 19, 37]);
+
 /**
  * Why a datagram must not be answered, if so: its sender may be another server that answers everything, and the two
  * would go on for ever (CVE-1999-0103, CVE-2024-2169), or stand for many machines.
  */
 export function unanswerable({ hostname, port }: Deno.NetAddr, own: number): string | undefined {
   if (port === own) return "it has our own port, and would answer in turn";
-  if (port === 0 || [7, 9, 13, 17, 19, 37].includes(port)) return `port ${port} would answer in turn`;
+  if (TALKATIVE.has(port)) return `port ${port} would answer in turn`;
   const many = /^(::ffff:)?(22[4-9]\.|23\d\.|255\.255\.255\.255$|0\.)|^ff/i.test(hostname);
   return many ? "it is not the address of one machine" : undefined;
 }

@@ -170,6 +170,7 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
   };
   try {
     await Promise.all([receiving(), sending()]);
+    conn.close();
   } catch (error) {
     if (late) throw new Failure(28, `no answer within ${timeout / 1000} s`, error);
     throw error;
@@ -222,6 +223,7 @@ export async function ping({ conn, count, size, interval, timeout, signal, trips
     trips.add(ms), log(seq, ms);
     if (seq < count) await delay(interval - ms, { signal });
   }
+  conn.close();
 }
 
 const USAGE = `echo_tcp: an echo server over TCP (RFC 862), and its client

@@ -197,6 +197,7 @@ export async function talk({ socket, to, input, output, timeout }: TalkOptions):
   };
   try {
     await Promise.race([over.promise, Promise.all([sending(), receiving()])]);
+    socket.close();
   } finally {
     clearTimeout(timer);
   }
@@ -254,6 +255,7 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
     for await (const datagram of answers(socket, to)) sort(datagram);
   };
   await Promise.race([sending(), receiving()]);
+  socket.close();
 }
 
 const USAGE = `echo_udp: an echo server over UDP (RFC 862), and its client

@@ -159,12 +159,17 @@ const unknownHost = ({ hostname, family }: Target) =>
 /** Opens a UDP socket to ask a server from; it is closed when `signal` aborts. Throws a {@linkcode Failure} of 6. */
 export async function openDatagram(target: Target): Promise<{ socket: Deno.DatagramConn; to: Deno.NetAddr }> {
   needsUnstableNet("UDP");
-  const [hostname] = await resolve(target), { port, signal, trace } = target;
+  // Of several addresses IPv4's, which comes last: a port where nobody listens is silent, so no other would be tried.
+  const hostname = (await resolve(target)).at(-1), { port, signal, trace } = target;
   if (!hostname) throw unknownHost(target);
   const to: Deno.NetAddr = { transport: "udp", hostname, port };
   const any = hostname.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ transport: "udp", hostname: any, port: 0 });
-  signal?.addEventListener("abort", () => socket.close());
+  signal?.addEventListener("abort", () => {
+    try {
+      socket.close();
+    } catch { /* it was closed already */ }
+  });
   trace?.peer(formatAddress(to));
   trace?.life(`asking ${formatAddress(to)} from port ${(socket.addr as Deno.NetAddr).port}`);
   return { socket, to };
@@ -322,7 +327,10 @@ export class Trace {
         this.data(">", bytes, who(to));
         return socket.send(bytes, to);
       },
-      close: () => socket.close(),
+      close: () => {
+        socket.close();
+        this.life("closed");
+      },
     };
   }
   /** Writes the drawing, where one was asked for: a Mermaid sequence diagram in a Markdown file. */
@@ -427,8 +435,6 @@ export async function run<T>(command: Command, args: string[], work: (given: Giv
   const interrupt = () => quit(130), terminate = () => quit(143);
   const gentle = Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM";
   let trace: Trace | undefined;
-  Deno.addSignalListener("SIGINT", interrupt);
-  Deno.addSignalListener(gentle, terminate);
   const failed = (thrown: unknown) => {
     const error = stop.signal.aborted ? stop.signal.reason : thrown;
     if (error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError) throw error; // ours
@@ -436,10 +442,15 @@ export async function run<T>(command: Command, args: string[], work: (given: Giv
     if (reason(error)) say(`${command.name}: ${printable(reason(error))}`, console.error);
     return error instanceof Failure ? error.status : 1;
   };
+  const answer = (text: string) => output(new TextEncoder().encode(text)).then(() => 0);
+  const version = `${command.name} ${VERSION}\n`;
   try {
+    // Asked for alone, as it mostly is, help is at hand before the options are read: that takes as long as all the rest.
+    if (/^(-h|--help)$/.test(`${args}`)) return await answer(command.usage);
     const given = await parse(command, args) as Given<T & { [name: string]: unknown }>;
-    const answer = given.help ? command.usage : given.version ? `${command.name} ${VERSION}\n` : "";
-    if (answer) return await output(new TextEncoder().encode(answer)).then(() => 0);
+    if (given.help || given.version) return await answer(given.help ? command.usage : version);
+    Deno.addSignalListener("SIGINT", interrupt);
+    Deno.addSignalListener(gentle, terminate);
     if (given.verbose || given.diagram) trace = new Trace(command.name, !!given.verbose, given.diagram as string);
     const status = await work({ ...given, signal: stop.signal, trace }).then((status) => status ?? 0, failed);
     return await trace?.write().catch(failed) || status;

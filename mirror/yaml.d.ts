@@ -1,0 +1,2 @@
+/** The value that a YAML document holds. Throws a SyntaxError. */
+export function parse(content: string): unknown;

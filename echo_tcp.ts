@@ -26,19 +26,22 @@ import {
   formatAddress,
   type Given,
   listen,
+  listenAddress,
+  needsUnstableNet,
   output,
   parseAddress,
   reason,
+  refuse,
   RoundTrips,
   run,
   say,
   type Stream,
   type Trace,
-  within,
   writeAll,
 } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
+const LARGEST = 16 * 1024 * 1024; // bytes of a round trip: TCP has no limit of its own
 
 /** The protocol: sends back what arrives, until the peer half-closes. `tally` counts the bytes on their way. */
 export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { received: 0, sent: 0 }): Promise<void> {
@@ -106,7 +109,7 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   let change = Promise.withResolvers<void>();
   const changed = () => (change.resolve(), change = Promise.withResolvers());
   const accept = async (listener: Deno.TcpListener) => {
-    for await (const conn of connections(listener)) {
+    for await (const conn of connections(listener, log)) {
       if (family === 6 && conn.remoteAddr.hostname.startsWith("::ffff:")) {
         conn.close();
         continue;
@@ -157,8 +160,8 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
       owed += bytes.length, watch();
       await writeAll(conn, bytes);
     }
-    await conn.closeWrite();
     done = true, watch();
+    await conn.closeWrite();
   };
   const receiving = async () => {
     const buffer = new Uint8Array(65_536);
@@ -173,7 +176,7 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
     conn.close();
   } catch (error) {
     if (late) throw new Failure(28, `no answer within ${timeout / 1000} s`, error);
-    throw error;
+    throw error instanceof Failure ? error : new Failure(56, `the exchange failed: ${reason(error)}`, error);
   } finally {
     clearTimeout(timer);
   }
@@ -208,14 +211,13 @@ export async function ping({ conn, count, size, interval, timeout, signal, trips
   };
   for (let seq = 1; seq <= count; seq++) {
     const started = performance.now();
-    const late = within(timeout, `no answer to seq=${seq} within ${timeout / 1000} s`);
-    late.addEventListener("abort", () => conn.close());
+    let late = false;
+    const timer = timeout ? setTimeout(() => (late = true, conn.close()), timeout) : undefined;
     trips.sent++;
     // Both at once: a large message that nobody reads back would fill the buffers, and then stand still.
     await Promise.all([writeAll(conn, message), receiving()]).catch((error) => {
-      late.throwIfAborted();
-      throw error;
-    });
+      throw late ? new Failure(28, `no answer to seq=${seq} within ${timeout / 1000} s`, error) : error;
+    }).finally(() => clearTimeout(timer));
     const ms = performance.now() - started;
     if (answer.some((byte, i) => byte !== message[i])) {
       throw new Failure(8, `the answer to seq=${seq} is not what was sent`);
@@ -244,7 +246,7 @@ client:
   -c, --connect HOST          connect to HOST[:PORT]
   -w, --timeout SECONDS       wait this long for an answer (5; 0: for ever)
   -n, --count N               measure N round trips
-      --size BYTES            bytes in each (64)
+      --size BYTES            bytes in each, up to 16777216 (64)
   -i, --interval SECONDS      time between them (1)
       --diagram FILE          draw the exchange into a Markdown file (Mermaid)
 
@@ -260,8 +262,8 @@ examples:
   echo_tcp -c localhost < file      send a file and get it back
   echo_tcp -c [::1]:7 -n 5 -i 0.2   five round trips, 0.2 s apart
 
-exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connect, 8 not what was sent,
-18 closed early, 23 cannot write the output, 28 timed out, 56 receiving failed, 130 interrupted
+exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connect, 18 closed early,
+23 cannot write the output, 28 timed out (with -n: no answer at all), 56 sending or receiving failed, 130 interrupted
 `;
 
 interface Flags {
@@ -279,10 +281,11 @@ interface Flags {
 }
 
 async function server(given: Given<Flags>): Promise<void> {
-  const { host, port = PORT, family, quiet, signal, trace } = given;
-  const hostname = host ? parseAddress(host, port).hostname : family === 4 ? "0.0.0.0" : "::";
-  const reusePort = given["reuse-port"], maxConnections = given["max-connections"], idleTimeout = given["idle-timeout"];
-  const listeners = listen((at) => Deno.listen({ ...at, reusePort }), { hostname, port });
+  const { port = PORT, family, quiet, signal, trace, "reuse-port": reusePort } = given;
+  const { "max-connections": maxConnections, "idle-timeout": idleTimeout } = given;
+  refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
+  if (reusePort) needsUnstableNet("--reuse-port");
+  const listeners = listen((at) => Deno.listen({ ...at, reusePort }), { hostname: listenAddress(given), port });
   await announce("tcp", listeners[0].addr);
   const log = quiet ? () => {} : say;
   const { connections, bytes } = await serve({ listeners, signal, family, maxConnections, idleTimeout, log, trace });
@@ -291,16 +294,18 @@ async function server(given: Given<Flags>): Promise<void> {
 
 async function client(given: Given<Flags>): Promise<void> {
   const { connect: to = "", port = PORT, timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
+  refuse(given, ["host", "reuse-port", "max-connections", "idle-timeout"], "is for the server: not with --connect");
+  if (count === 0) throw new Failure(2, "--count must be at least 1");
+  if (size < 1 || size > LARGEST) throw new Failure(2, `--size must be from 1 to ${LARGEST}, not ${size}`);
   using socket = await connect({ ...given, ...parseAddress(to, port), timeout });
-  const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr);
+  const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr), trips = new RoundTrips();
   if (!count) return await talk({ conn, input: Deno.stdin.readable, output, timeout });
-  const trips = new RoundTrips();
   const log = (seq: number, ms: number) => say(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms`);
-  try {
-    await ping({ conn, count, size, interval, timeout, signal, trips, log });
-  } finally {
-    say(`${trips}`);
-  }
+  const error = await ping({ conn, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
+  say(`${trips}`);
+  signal.throwIfAborted();
+  if (!trips.received) throw new Failure(28, `no answer from ${peer}: ${reason(error)}`, error);
+  if (error) say(`echo_tcp: ${reason(error)}`, console.error);
 }
 
 /** Runs a command line. Returns the exit status. */

@@ -24,11 +24,13 @@ import {
   formatAddress,
   type Given,
   listen,
+  listenAddress,
   needsUnstableNet,
   openDatagram,
   output,
   parseAddress,
   reason,
+  refuse,
   RoundTrips,
   run,
   say,
@@ -222,7 +224,7 @@ export interface PingOptions {
  * so answers that are lost, doubled, late (after `timeout`), out of order or damaged are told apart in `trips`.
  */
 export async function ping({ socket, to, count, size, interval, timeout, signal, trips, log }: PingOptions) {
-  const message = Uint8Array.from({ length: size }, (_, i) => 33 + i % 94), started = performance.now();
+  const message = Uint8Array.from({ length: size }, (_, i) => 33 + i % 94);
   const sent = new Map<number, number>(), answered = new Set<number>(); // sequence numbers, and when they left
   let highest = 0, answer = Promise.withResolvers<void>();
   const over = Promise.withResolvers<void>();
@@ -307,15 +309,14 @@ type Flags = {
 };
 
 async function server(given: Given<Flags>): Promise<void> {
-  const { host, port = PORT, family, quiet, signal, trace } = given;
+  const { port = PORT, family, quiet, signal, trace, "reuse-port": reuseAddress } = given;
+  const hostname = listenAddress(given), log = quiet ? undefined : say;
+  refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   needsUnstableNet("UDP");
-  const hostname = host ? parseAddress(host, port).hostname : family === 4 ? "0.0.0.0" : "::";
-  const reuseAddress = given["reuse-port"];
   const sockets = listen((at) => Deno.listenDatagram({ transport: "udp", ...at, reuseAddress }), { hostname, port });
   await announce("udp", sockets[0].addr as Deno.NetAddr);
-  const log = quiet ? undefined : say;
   if (!/^(127\.|::1$)/.test(hostname)) {
-    log?.("anyone who reaches this port is answered (--host 127.0.0.1: this machine only)");
+    log?.("whoever reaches this port is answered: --host 127.0.0.1 keeps it to this machine");
   }
   const { datagrams, bytes } = await serve({ sockets, signal, family, log, trace });
   log?.(`answered ${datagrams} datagrams, ${bytes} bytes`);
@@ -323,18 +324,18 @@ async function server(given: Given<Flags>): Promise<void> {
 
 async function client(given: Given<Flags>): Promise<void> {
   const { connect: host = "", port = PORT, timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
+  refuse(given, ["host", "reuse-port"], "is for the server: not with --connect");
+  if (count === 0) throw new Failure(2, "--count must be at least 1");
   if (size < 4 || size > LARGEST) throw new Failure(2, `--size must be from 4 to ${LARGEST}, not ${size}`);
   const { socket: bare, to } = await openDatagram({ ...given, ...parseAddress(host, port) });
-  const socket = trace?.datagrams(bare) ?? bare, trips = new RoundTrips();
+  const socket = trace?.datagrams(bare) ?? bare, peer = formatAddress(to), trips = new RoundTrips();
   if (!count) return await talk({ socket, to, input: Deno.stdin.readable, output, timeout });
-  const log = (seq: number, ms: number) =>
-    say(`${size} bytes from ${formatAddress(to)}: seq=${seq} time=${ms.toFixed(2)} ms`);
-  try {
-    await ping({ socket, to, count, size, interval, timeout, signal, trips, log });
-  } finally {
-    say(`${trips}`);
-  }
-  if (!trips.received) throw new Failure(28, `no answer from ${formatAddress(to)}`);
+  const log = (seq: number, ms: number) => say(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms`);
+  const error = await ping({ socket, to, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
+  say(`${trips}`);
+  signal.throwIfAborted();
+  if (!trips.received) throw new Failure(28, `no answer from ${peer}${error ? `: ${reason(error)}` : ""}`, error);
+  if (error) say(`echo_udp: ${reason(error)}`, console.error);
 }
 
 /** Runs a command line. Returns the exit status. */

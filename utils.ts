@@ -105,6 +105,19 @@ export function formatAddress({ hostname, port }: { hostname: string; port: numb
   return plain.includes(":") ? `[${plain}]:${port}` : `${plain}:${port}`;
 }
 
+/** The family of an address; none where it is a name. */
+export function familyOf(hostname: string): 4 | 6 | undefined {
+  return hostname.includes(":") ? 6 : /^[\d.]+$/.test(hostname) ? 4 : undefined;
+}
+
+/** The address to listen on: the one given with `--host`, else all of them. Throws a {@linkcode Failure} of 2. */
+export function listenAddress({ host, family }: { host?: string; family?: 4 | 6 }): string {
+  const { hostname, port } = parseAddress(host ?? (family === 4 ? "0.0.0.0" : "::"), NaN);
+  const odds = family && familyOf(hostname) && familyOf(hostname) !== family;
+  if (odds || !isNaN(port)) throw new Failure(2, `--host ${host} is not an ${family ? `IPv${family} ` : ""}address`);
+  return hostname;
+}
+
 /** Where to connect to, by which family, within how many milliseconds (0: any), and what watches over it. */
 export type Target = {
   hostname: string;
@@ -117,7 +130,7 @@ export type Target = {
 
 /** The addresses of a host, IPv6 first; none where DNS and the hosts file know of none. */
 export async function resolve({ hostname, family, signal, trace }: Target): Promise<string[]> {
-  const literal = hostname.includes(":") ? 6 : /^[\d.]+$/.test(hostname) ? 4 : undefined;
+  const literal = familyOf(hostname);
   if (literal) return literal === (family ?? literal) ? [hostname] : [];
   const ask = (type: "A" | "AAAA") => Deno.resolveDns(hostname, type, { signal }).catch(() => []);
   const addresses = await Promise.all([family === 4 ? [] : ask("AAAA"), family === 6 ? [] : ask("A")]);
@@ -236,8 +249,8 @@ export async function announce(transport: "tcp" | "udp", addr: Deno.NetAddr): Pr
  * The connections of a listener, until it is closed. Unlike the listener's own iterator, this one survives a client
  * that is gone before it is accepted, and waits while the system has no descriptor to give.
  */
-export async function* connections(listener: Deno.TcpListener): AsyncGenerator<Deno.TcpConn> {
-  const complain = sparing(60_000);
+export async function* connections(listener: Deno.TcpListener, log = say): AsyncGenerator<Deno.TcpConn> {
+  const complain = sparing(60_000, log);
   for (let wait = 5;;) {
     try {
       yield await listener.accept();
@@ -423,6 +436,13 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
   if (extra !== undefined) throw new Failure(2, extra ? `too many words: "${extra}"` : "an empty word");
   if (given.ipv4 && given.ipv6) throw new Failure(2, "-4 and -6 exclude each other");
   return { ...given, words: given._.map(String), family: given.ipv4 ? 4 : given.ipv6 ? 6 : undefined };
+}
+
+/** Throws a {@linkcode Failure} of 2 for the first of the options that was given all the same. */
+export function refuse(given: object, names: string[], why: string): void {
+  for (const [name, value] of Object.entries(given)) {
+    if (names.includes(name) && value !== undefined && value !== false) throw new Failure(2, `--${name} ${why}`);
+  }
 }
 
 /**

@@ -286,7 +286,7 @@ async function server(given: Given<Flags>): Promise<void> {
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   if (reusePort) needsUnstableNet("--reuse-port");
   const listeners = listen((at) => Deno.listen({ ...at, reusePort }), { hostname: listenAddress(given), port });
-  await announce("tcp", listeners[0].addr);
+  await announce("tcp", listeners[0].addr, quiet);
   const log = quiet ? () => {} : say;
   const { connections, bytes } = await serve({ listeners, signal, family, maxConnections, idleTimeout, log, trace });
   log(`served ${connections} connections, ${bytes} bytes`);

@@ -314,7 +314,7 @@ async function server(given: Given<Flags>): Promise<void> {
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   needsUnstableNet("UDP");
   const sockets = listen((at) => Deno.listenDatagram({ transport: "udp", ...at, reuseAddress }), { hostname, port });
-  await announce("udp", sockets[0].addr as Deno.NetAddr);
+  await announce("udp", sockets[0].addr as Deno.NetAddr, quiet);
   if (!/^(127\.|::1$)/.test(hostname)) {
     log?.("whoever reaches this port is answered: --host 127.0.0.1 keeps it to this machine");
   }

@@ -238,8 +238,9 @@ export function unanswerable({ hostname, port }: Deno.NetAddr, own: number): str
 }
 
 /** Says where a server listens, and where the local network finds it, if that is known and permitted. */
-export async function announce(transport: "tcp" | "udp", addr: Deno.NetAddr): Promise<void> {
+export async function announce(transport: "tcp" | "udp", addr: Deno.NetAddr, quiet = false): Promise<void> {
   say(`listening on ${transport}://${formatAddress(addr)}`);
+  if (quiet) return;
   const { state } = await Deno.permissions.query({ name: "sys", kind: "networkInterfaces" });
   const near = state === "granted" && /^(::|0\.0\.0\.0)$/.test(addr.hostname) && getNetworkAddress();
   if (near) say(`from the local network: ${transport}://${formatAddress({ hostname: near, port: addr.port })}`);

@@ -179,6 +179,7 @@ export async function ask({ udp, timeout = 0, ...target }: Target & { udp?: bool
   const server = formatAddress(target), { hostname } = target, transport = udp ? "udp" : "tcp";
   const late = `no ${udp ? "" : "complete "}answer from ${server} within ${timeout / 1000} s`;
   const asking = { ...target, signal: within(timeout, late, target.signal) };
+  asking.signal.throwIfAborted();
   // NIST wants 4 s between two questions; elsewhere, three of them fit into the time.
   const wait = /(^|\.)nist\.gov$/i.test(hostname) ? 4000 : Math.min(1000, (timeout || 5000) / 5);
   const { bytes, from, asked, arrived } = await (udp ? askUdp(asking, wait) : askTcp(asking)).catch((error) => {

@@ -97,8 +97,6 @@ export function main(args: string[], list: typeof exercises = exercises): Promis
       signal.throwIfAborted();
     }
     stop.abort();
-    const t0 = performance.now();
-    running.ends.forEach((e, i) => e.then(() => console.error(i, performance.now() - t0)));
     await Promise.all(running.ends);
     for (const [script, failure] of results) {
       const [word, color] = failure ? ["FAILED", "color: red"] : ["ok", "color: green"];

@@ -88,7 +88,7 @@ function closeIdle(sessions: Iterable<Session>, ms: number, settled = false): vo
 }
 
 /** What {@linkcode serve} is told. Times are milliseconds. */
-export interface ServeOptions {
+export type ServeOptions = {
   listeners: Deno.TcpListener[];
   /** ends the service: what was received is given back first, for at most 5 s */
   signal: AbortSignal;
@@ -100,7 +100,7 @@ export interface ServeOptions {
   family?: 4 | 6;
   log?: (line: string) => void;
   trace?: Trace;
-}
+};
 
 /** Serves every connection side by side until the signal aborts. Returns how many there were, and the bytes sent back. */
 export async function serve(options: ServeOptions): Promise<{ connections: number; bytes: number }> {
@@ -137,13 +137,13 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
 }
 
 /** What {@linkcode talk} is told. Times are milliseconds. */
-export interface TalkOptions {
+export type TalkOptions = {
   conn: Stream;
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   /** how long to wait for a sign of what is still to come back (0: for ever) */
   timeout: number;
-}
+};
 
 /**
  * The client: sends all of the input, half-closes, and passes on what comes back until the server closes too.
@@ -183,7 +183,7 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
 }
 
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
-export interface PingOptions {
+export type PingOptions = {
   conn: Stream;
   count: number;
   size: number;
@@ -195,7 +195,7 @@ export interface PingOptions {
   trips: RoundTrips;
   /** told of each round trip */
   log: (seq: number, ms: number) => void;
-}
+};
 
 /**
  * Measures `count` round trips, one after the other. Throws a {@linkcode Failure} of 18 when the server closes early, 28
@@ -266,7 +266,7 @@ exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connec
 23 cannot write the output, 28 timed out (with -n: no answer at all), 56 sending or receiving failed, 130 interrupted
 `;
 
-interface Flags {
+type Flags = {
   host?: string;
   port?: number;
   "reuse-port": boolean;
@@ -278,7 +278,7 @@ interface Flags {
   count?: number;
   size?: number;
   interval?: number;
-}
+};
 
 async function server(given: Given<Flags>): Promise<void> {
   const { port = PORT, family, quiet, signal, trace, "reuse-port": reusePort } = given;

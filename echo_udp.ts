@@ -51,19 +51,14 @@ export async function echo(
   // A datagram that does not fit its buffer is cut short without a word. While some are sent, others are received.
   const spare = Array.from({ length: 8 }, () => new Uint8Array(65_535));
   for (;;) {
-    const buffer = spare.pop()!;
+    const buffer = spare.pop()!, done = () => spare.push(buffer);
     try {
-      const [datagram, from] = await socket.receive(buffer), done = () => spare.push(buffer);
-      if (!admit(datagram.length, from as Deno.NetAddr)) {
-        done();
-        continue;
-      }
-      const sent = socket.send(datagram, from).catch(failed).then(done);
+      const [datagram, from] = await socket.receive(buffer), admitted = admit(datagram.length, from as Deno.NetAddr);
+      const sent = admitted ? socket.send(datagram, from).catch(failed).then(done) : done();
       if (spare.length === 0) await sent; // backpressure
     } catch (error) {
       if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
-      failed(error); // one peer's trouble, or news of it (ICMP): the socket is as good as before
-      spare.push(buffer);
+      failed(error), done(); // one peer's trouble, or news of it (ICMP): the socket is as good as before
     }
   }
 }
@@ -82,7 +77,7 @@ function closeIdle(sessions: Map<string, Session>, ms: number, log: (line: strin
 }
 
 /** What {@linkcode serve} is told. */
-export interface ServeOptions {
+export type ServeOptions = {
   sockets: Deno.DatagramConn[];
   /** ends the service: what was received is given back first, for at most 5 s */
   signal: AbortSignal;
@@ -91,7 +86,7 @@ export interface ServeOptions {
   /** where lines go: without one, nothing is noted of the peers */
   log?: (line: string) => void;
   trace?: Trace;
-}
+};
 
 /** Answers every peer until the signal aborts. Returns how many datagrams were answered, and their bytes. */
 export async function serve(options: ServeOptions): Promise<{ datagrams: number; bytes: number }> {
@@ -131,14 +126,14 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
 }
 
 /** What {@linkcode talk} is told. Times are milliseconds. */
-export interface TalkOptions {
+export type TalkOptions = {
   socket: Datagrams;
   to: Deno.NetAddr;
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   /** how long to wait for a sign of what is still to come back (0: for ever) */
   timeout: number;
-}
+};
 
 /** The lines of a stream, each with its line end; one longer than a datagram can be is cut into several. */
 async function* lines(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
@@ -206,7 +201,7 @@ export async function talk({ socket, to, input, output, timeout }: TalkOptions):
 }
 
 /** What {@linkcode ping} is told. Times are milliseconds; `size` is bytes, at least the 4 of the sequence number. */
-export interface PingOptions {
+export type PingOptions = {
   socket: Datagrams;
   to: Deno.NetAddr;
   count: number;
@@ -217,7 +212,7 @@ export interface PingOptions {
   signal: AbortSignal;
   trips: RoundTrips;
   log: (seq: number, ms: number) => void;
-}
+};
 
 /**
  * Measures `count` round trips, without waiting for one before the next. Each datagram begins with its sequence number:

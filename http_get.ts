@@ -31,7 +31,7 @@ export async function* get(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   for (let sent = 0; sent < request.length;) sent += await conn.write(request.subarray(sent));
   // One answer takes many reads, cut anywhere. With two large buffers, one is filled while the other is written.
-  const buffers = [new Uint8Array(512 * 1024), new Uint8Array(512 * 1024)];
+  const buffers = [new Uint8Array(1024 * 1024), new Uint8Array(1024 * 1024)];
   for (let i = 0, n; (n = await conn.read(buffers[i])) !== null; i = 1 - i) yield buffers[i].subarray(0, n);
 }
 
@@ -42,13 +42,8 @@ export type Head = { status: number; line: string; fields: Field[]; bytes: Uint8
 
 const latin1 = (bytes: Uint8Array) => bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
 
-/** Without the spaces and tabs around it; `trim` would take bytes above 127 as well, and a pattern its time. */
-function bare(text: string): string {
-  let from = 0, to = text.length;
-  while (from < to && " \t".includes(text[from])) from++;
-  while (from < to && " \t".includes(text[to - 1])) to--;
-  return text.slice(from, to);
-}
+/** Without the spaces and tabs around it; `trim` would take bytes above 127 as well. */
+const bare = (text: string) => text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
 
 /** What is wrong with a line of a header section, if something is (RFC 9112 2.2 and 5). */
 function fault(line: string, folded: boolean): string | undefined {
@@ -149,6 +144,12 @@ export class Parser {
       return extra ? this.log?.(`${extra} bytes after the answer: ignored`) : undefined;
     }
   }
+  /** Waits for the next piece. */
+  *#more(early: string): Generator<void, void> {
+    if (this.#closed && !early) throw new Failure(52, "the server closed without an answer");
+    if (this.#closed) throw new Failure(18, `the server closed ${early}`);
+    yield;
+  }
   /** The lines up to an empty one. `start` is what the first has to start with. */
   *#section(start = ""): Generator<void, string[]> {
     const lines: string[] = [];
@@ -164,17 +165,10 @@ export class Parser {
       this.#hold(this.#piece.subarray(this.#at, end || undefined));
       this.#at = end || this.#piece.length;
       const first = latin1(this.#held.subarray(from, Math.min(this.#holds, from + start.length)));
-      // Known at once, though a server that speaks something else may never end its line.
-      if (!start.startsWith(first)) {
-        throw new Failure(
-          1,
-          `the server does not answer in HTTP/1: "${latin1(this.#held.subarray(from, this.#holds)).slice(0, 60)}"`,
-        );
-      }
+      // Not put off to the end of the line: a server that speaks something else may never end it.
+      if (!start.startsWith(first)) throw new Failure(1, `the server does not answer in HTTP/1: it says "${first}"`);
       if (end) return latin1(this.#held.subarray(from, this.#holds)).replace(/\r?\n$/, "");
-      if (this.#closed && this.#holds === 0) throw new Failure(52, "the server closed without an answer");
-      if (this.#closed) throw new Failure(18, "the server closed in the middle of a line");
-      yield;
+      yield* this.#more(start && !this.#holds ? "" : "in the header section or between chunks");
     }
   }
   #hold(bytes: Uint8Array): void {
@@ -196,8 +190,7 @@ export class Parser {
       else this.#piece.copyWithin(to, this.#at, this.#at + n), this.#body = [from, to + n];
       this.#at += n, left -= n;
       if (left === 0 || this.#closed && left === Infinity) return;
-      if (this.#closed) throw new Failure(18, `the server closed with ${left} of ${length} bytes still to come`);
-      yield;
+      yield* this.#more(`with ${left} of ${length} bytes still to come`);
     }
   }
   /** RFC 9112 7.1. */
@@ -214,10 +207,7 @@ export class Parser {
       if (size === 0) continue;
       yield* this.#pass(size);
       for (const byte of end) {
-        while (this.#at === this.#piece.length) {
-          if (this.#closed) throw new Failure(18, "the server closed after a chunk that is not the last");
-          yield;
-        }
+        while (this.#at === this.#piece.length) yield* this.#more("after a chunk that is not the last");
         if (this.#piece[this.#at++] !== byte) throw new Failure(56, `a chunk does not end after its ${size} bytes`);
       }
     }
@@ -230,28 +220,20 @@ export interface Options {
   url: URL;
   method?: "GET" | "HEAD";
   version?: "1.0" | "1.1";
-  /** replace those of the same name; an empty value removes one */
-  headers?: Field[];
+  headers?: Field[]; // replace those of the same name; an empty value removes one
   agent?: string;
-  /** asks for gzip or deflate, and undoes it */
-  compressed?: boolean;
-  /** how many redirects to follow; none are where it is missing */
-  redirects?: number;
-  /** gives out the heads as well */
-  include?: boolean;
-  /** throws for a status of 400 or more */
-  fail?: boolean;
+  compressed?: boolean; // asks for gzip or deflate, and undoes it
+  redirects?: number; // how many to follow; none are where it is missing
+  include?: boolean; // gives out the heads as well
+  fail?: boolean; // throws for a status of 400 or more
   maxSize?: number;
   family?: 4 | 6;
   connectTimeout?: number;
-  /** authorities to trust as well, in PEM */
-  caCerts?: string[];
+  caCerts?: string[]; // authorities to trust as well, in PEM
   signal?: AbortSignal;
   trace?: Trace;
-  /** takes the answer, a piece after the other; the bytes are good until it resolves */
-  output: (bytes: Uint8Array) => Promise<void>;
-  /** counts the bytes of the body; `total` is Infinity where it is not known */
-  tally?: { done: number; total: number };
+  output: (bytes: Uint8Array) => Promise<void>; // takes the answer; the bytes are good until it resolves
+  tally?: { done: number; total: number }; // counts the bytes of the body; `total` is Infinity where it is not known
 }
 
 /** A URL as a person types it, `http://` left out perhaps. Throws a {@linkcode Failure} of 1 or 3. */
@@ -276,7 +258,8 @@ export function redirect(from: URL, location: string): URL {
   const to = URL.parse(location.replace(/[^!-~]/g, (c) => `%${c.charCodeAt(0).toString(16).padStart(2, "0")}`), from);
   if (!to) throw new Failure(3, `redirected to "${location}", which is not a URL`);
   if (!/^https?:$/.test(to.protocol)) throw new Failure(1, `redirected to ${to}: only http and https are spoken here`);
-  if (from.protocol > to.protocol) throw new Failure(1, `redirected to ${to}: not followed, as http protects nothing`);
+  const down = from.protocol === "https:" && to.protocol === "http:";
+  if (down) throw new Failure(1, `redirected to ${to}: not followed, as http would undo the protection of https`);
   to.username = to.password = ""; // a relative URL inherits them; what they are good for is decided by the origin
   return to;
 }
@@ -315,7 +298,7 @@ async function* undo(coding: string, parts: AsyncIterable<Uint8Array>): AsyncGen
   try {
     for await (const bytes of ReadableStream.from(all()).pipeThrough(new DecompressionStream(format))) {
       yield bytes;
-      (bytes.buffer as ArrayBuffer).transfer(0); // given back at once: the garbage collector would let too many of them lie
+      (bytes.buffer as ArrayBuffer).transfer(0); // given back at once: the collector lets too many of them lie
     }
   } catch (error) {
     throw error instanceof Failure ? error : new Failure(61, `the ${coding} coding is damaged`, error);
@@ -332,21 +315,24 @@ function codings(head: Head, compressed?: boolean): string[] {
   return coded;
 }
 
-/** Begins TLS on a connection. Throws a {@linkcode Failure} of 28, 35 or 60. */
-async function secure(conn: Deno.TcpConn, { hostname, signal, trace }: Target, caCerts?: string[]) {
+/** Connects to the server of a URL, with TLS for https. Throws a {@linkcode Failure} of 6, 7, 28, 35 or 60. */
+async function open(url: URL, options: Options): Promise<Deno.Conn> {
+  const { connectTimeout: timeout = 0, caCerts, signal, trace } = options, secure = url.protocol === "https:";
+  const hostname = url.hostname.replace(/^\[|\]$/g, ""), port = Number(url.port || (secure ? 443 : 80));
+  const began = performance.now(), tcp = await connect({ ...options, hostname, port, timeout });
+  if (!secure) return tcp;
+  const left = timeout && Math.max(1, timeout - (performance.now() - began));
+  const late = within(left, `no TLS with ${hostname} in ${timeout / 1000} s`, signal);
   try {
-    const tls = await Deno.startTls(conn, { hostname, caCerts });
-    signal?.addEventListener("abort", () => tls[Symbol.dispose]());
+    const tls = await Deno.startTls(tcp, { hostname, caCerts }), close = () => tls[Symbol.dispose]();
+    late.addEventListener("abort", close);
     await tls.handshake();
-    trace?.life(
-      `TLS: ${hostname} has proved its name`,
-      ">ClientHello",
-      "<ServerHello, Certificate, Finished",
-      ">Finished",
-    );
+    late.removeEventListener("abort", close);
+    signal?.addEventListener("abort", close);
+    trace?.life(`TLS with ${hostname}`, ">ClientHello", "<ServerHello, Certificate, Finished", ">Finished");
     return tls;
   } catch (error) {
-    signal?.throwIfAborted();
+    late.throwIfAborted();
     const [, untrusted] = reason(error).match(/peer certificate: (.*)/) ?? [];
     const why = /UnknownIssuer/.test(untrusted) ? "its authority is unknown (--cacert FILE adds one)" : untrusted;
     if (why) throw new Failure(60, `the certificate of ${hostname} is not trusted: ${why}`, error);
@@ -355,72 +341,70 @@ async function secure(conn: Deno.TcpConn, { hostname, signal, trace }: Target, c
   }
 }
 
-/**
- * Sends a request, and yields the heads and the parts of the body, each good until the next but one piece is asked for,
- * which `settled` delays.
- */
-async function* answer(
-  conn: Pick<Deno.Conn, "read" | "write">,
-  bytes: Uint8Array,
-  parser: Parser,
-  settled: () => Promise<void>,
-) {
+/** Yields the heads and the parts of the body, each good until the next is asked for and `settled` resolved. */
+async function* answer(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>, parser: Parser, settled: () => Promise<void>) {
   try {
-    for await (const piece of get(conn, bytes)) {
-      await settled(); // what is in the other buffer: it is filled again
+    for await (const piece of pieces) {
+      await settled(); // what is in the other buffer, which is filled again
       yield* parser.feed(piece);
       if (parser.done) return;
     }
   } catch (error) {
     if (error instanceof Failure) throw error;
-    if (!(error instanceof Deno.errors.UnexpectedEof)) {
-      throw new Failure(56, `receiving failed: ${reason(error)}`, error);
-    }
+    const torn = error instanceof Deno.errors.UnexpectedEof; // TLS without its goodbye: anybody may have cut it
+    if (!torn) throw new Failure(56, `receiving failed: ${reason(error)}`, error);
     parser.end();
     throw new Failure(18, "the server closed without TLS's goodbye: the end may be missing", error);
   }
   parser.end();
 }
 
+/** Passes on the body, its codings undone; what goes wrong with that aborts `stop`. */
+async function pass(
+  head: Head,
+  length: number,
+  body: AsyncIterable<Uint8Array>,
+  options: Options,
+  stop: AbortController,
+  write: (bytes: Uint8Array) => Promise<void>,
+) {
+  const { fail, compressed, maxSize = Infinity, tally = { done: 0, total: 0 } } = options;
+  if (fail && head.status >= 400) throw new Failure(22, `the server answers ${head.line.slice(9)}`);
+  if (maxSize < length && length < Infinity) throw new Failure(63, `too large: ${length} bytes`);
+  const coded = length ? codings(head, compressed) : [];
+  tally.total = coded.length ? Infinity : length;
+  for await (const part of coded.reduceRight((parts, coding) => undo(coding, parts), body)) {
+    const writing = write(part.subarray(0, maxSize - tally.done));
+    tally.done += part.length;
+    if (tally.done > maxSize) return writing.then(() => stop.abort(new Failure(63, `more than ${maxSize} bytes`)));
+    if (coded.length) await writing;
+  }
+}
+
 /** Asks for one URL, and returns where it redirects to, if that is to be followed. */
 async function exchange(url: URL, options: Options): Promise<string | undefined> {
-  const { method = "GET", include, maxSize = Infinity, connectTimeout: timeout = 0, trace, tally } = options;
+  const { method = "GET", redirects, include, output, trace } = options;
   const stop = new AbortController(), signal = AbortSignal.any([stop.signal, options.signal ?? stop.signal]);
-  let writing = Promise.resolve(), size = 0;
-  const write = (bytes: Uint8Array) => { // does not wait: the next piece is received meanwhile
-    writing = writing.then(() => options.output(bytes));
+  let writing = Promise.resolve(), head: Head;
+  const write = (bytes: Uint8Array) => { // not awaited: the next piece is received meanwhile
+    writing = writing.then(() => output(bytes));
     writing.catch((error) => stop.abort(error));
+    return writing;
   };
-  const tls = url.protocol === "https:", port = Number(url.port || (tls ? 443 : 80));
-  const target = { ...options, hostname: url.hostname.replace(/^\[|\]$/g, ""), port, signal, timeout };
   try {
-    using tcp = await connect(target);
-    using socket = tls ? await secure(tcp, target, options.caCerts) : tcp;
+    using socket = await open(url, { ...options, signal });
     const conn = trace?.stream(socket) ?? socket, parser = new Parser(method, trace && ((line) => trace.life(line)));
-    const events = answer(conn, request(url, options), parser, () => writing);
-    let head: Head;
+    const events = answer(get(conn, request(url, options)), parser, () => writing);
     do {
       head = (await events.next()).value as Head;
       if (include) write(head.bytes);
     } while (head.status < 200);
-    const location = options.redirects !== undefined && /^30[12378]$/.test(`${head.status}`) && field(head, "location");
-    if (location) return await writing.then(() => location);
-    if (options.fail && head.status >= 400) throw new Failure(22, `the server answers ${head.line.slice(9)}`);
-    const coded = parser.length ? codings(head, options.compressed) : [];
-    if (parser.length < Infinity && parser.length > maxSize) {
-      throw new Failure(63, `${parser.length} bytes are too many`);
-    }
-    if (tally) tally.total = coded.length ? Infinity : parser.length;
-    const parts = coded.reduceRight((parts, coding) => undo(coding, parts), events as AsyncGenerator<Uint8Array>);
-    for await (const part of parts) {
-      write(part.subarray(0, maxSize - size));
-      size += part.length;
-      if (tally) tally.done = size;
-      if (size > maxSize) throw new Failure(63, `more than ${maxSize} bytes`);
-      if (coded.length) await writing;
-    }
+    const location = redirects !== undefined && /^30[12378]$/.test(`${head.status}`) && field(head, "location");
+    if (!location) await pass(head, parser.length, events as AsyncGenerator<Uint8Array>, options, stop, write);
     await writing;
+    signal.throwIfAborted();
     conn.close();
+    return location || undefined;
   } catch (error) {
     await writing.catch(() => {});
     signal.throwIfAborted();
@@ -431,12 +415,11 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
 /** Gets a URL, along its redirects. Throws a {@linkcode Failure}, of any status that the usage text lists. */
 export async function download(options: Options): Promise<void> {
   const { redirects = 0, trace } = options;
-  let url = options.url;
-  for (let left = redirects;; left--) {
+  for (let { url } = options, left = redirects;; left--) {
     const location = await exchange(url, options);
     if (!location) return;
+    if (left === 0) throw new Failure(47, `more than ${redirects} redirects: the next to ${location}`);
     url = redirect(url, location);
-    if (left === 0) throw new Failure(47, `more than ${redirects} redirects: the next to ${url}`);
     trace?.life(`redirected to ${url}`);
   }
 }
@@ -466,19 +449,21 @@ async function create(path: string) {
   return {
     output: (bytes: Uint8Array) => writeAll(file, bytes).catch(failed),
     keep: async () => {
+      file.close(); // Windows does not rename what is open
       if (!device) await Deno.rename(part, whole).catch(failed);
       kept = true;
     },
     [Symbol.asyncDispose]: async () => {
-      file.close();
-      if (!kept) await Deno.remove(part);
+      file[Symbol.dispose]();
+      if (!kept) await Deno.remove(part).catch(() => {});
     },
   };
 }
 
-const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
-const short = (n: number, unit = 0): string =>
-  n < 1000 || unit === 5 ? `${n.toFixed(unit && 1)} ${UNITS[unit]}` : short(n / 1000, unit + 1);
+const short = (n: number, units = " kMGTP"): string =>
+  n < 1000 || units.length === 1
+    ? `${n.toFixed(units[0] === " " ? 0 : 1)} ${units[0].trim()}B`
+    : short(n / 1000, units.slice(1));
 
 /** How a download is getting on: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
 export function progress({ done, total }: { done: number; total: number }, ms: number): string {

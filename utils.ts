@@ -13,6 +13,7 @@ export const VERSION = "1.0.0";
 
 /** What a network, a peer or a user can cause: one line for people, and curl's exit status for programs. */
 export class Failure extends Error {
+  /** `status` is the exit status; `cause` is kept for those who debug. */
   constructor(readonly status: number, message: string, cause?: unknown) {
     super(message, { cause });
   }
@@ -281,6 +282,7 @@ export class Trace {
   #server = 1;
   #drawing: string[] = [];
   #left = 200;
+  /** `name` is the client's in the drawing, which goes to `file`. */
   constructor(readonly name: string, readonly verbose = true, readonly file?: string) {}
 
   #tell(mark: string, text: string, arrow = "->>", line = `${mark} ${text}`) {
@@ -361,7 +363,9 @@ export class Trace {
 
 /** Round trips, counted and summed up as ping does it. Times are milliseconds. */
 export class RoundTrips {
+  /** questions */
   sent = 0;
+  /** answers that count: none twice, none late */
   received = 0;
   #odd = new Map<string, number>();
   #ms = { min: Infinity, max: 0, sum: 0, squares: 0 };
@@ -450,7 +454,11 @@ export function refuse(given: object, names: string[], why: string): void {
  * Runs a script: reads its command line, answers `--help` and `--version`, aborts the signal at SIGINT and SIGTERM (a
  * second one ends at once), and turns what is thrown into one line on stderr. Returns the exit status.
  */
-export async function run<T>(command: Command, args: string[], work: (given: Given<T>) => Promise<number | void>) {
+export async function run<T>(
+  command: Command,
+  args: string[],
+  work: (given: Given<T>) => Promise<number | void>,
+): Promise<number> {
   const stop = new AbortController();
   const quit = (status: number) => stop.signal.aborted ? Deno.exit(status) : stop.abort(new Failure(status, ""));
   const interrupt = () => quit(130), terminate = () => quit(143);
@@ -473,8 +481,9 @@ export async function run<T>(command: Command, args: string[], work: (given: Giv
     Deno.addSignalListener("SIGINT", interrupt);
     Deno.addSignalListener(gentle, terminate);
     if (given.verbose || given.diagram) trace = new Trace(command.name, !!given.verbose, given.diagram as string);
-    const status = await work({ ...given, signal: stop.signal, trace }).then((status) => status ?? 0, failed);
-    return await trace?.write().catch(failed) || status;
+    let status = await work({ ...given, signal: stop.signal, trace }).then((status) => status ?? 0, failed);
+    if (status !== 2) await trace?.write().catch((error) => status ||= failed(error));
+    return status;
   } catch (error) {
     return failed(error);
   } finally {

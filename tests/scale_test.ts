@@ -18,10 +18,12 @@ async function comesBack(port: number, bytes: Uint8Array): Promise<boolean> {
   return same(answer.subarray(0, got), bytes);
 }
 
-/** Sends a datagram, and returns what comes back. */
+/** Sends a datagram, and returns what comes back; throws when nothing does. */
 async function ask(port: number, bytes: Uint8Array, socket: Deno.DatagramConn): Promise<Uint8Array> {
+  const lost = setTimeout(() => socket.close(), 10_000);
   await socket.send(bytes, { transport: "udp", hostname: "127.0.0.1", port });
-  return (await socket.receive(new Uint8Array(65_535)))[0];
+  const [answer] = await socket.receive(new Uint8Array(65_535)).finally(() => clearTimeout(lost));
+  return answer;
 }
 
 const udpSocket = (port = 0) => Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port });

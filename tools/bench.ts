@@ -18,6 +18,7 @@ const path = (name: string) => decodeURIComponent(new URL(name, ROOT).pathname.r
 // Sockets like those that the servers open by default, IPv6 that takes IPv4 too, but out of the network's reach.
 const HOSTS = ["::ffff:127.0.0.1", "127.0.0.1"]; // the second one where there is no IPv6
 
+type Log = (line: string) => void;
 type Transport = "tcp" | "udp";
 /** A server to measure. The address to listen on follows its arguments; its first line ends with the port. */
 type Peer = { name: string; program: string; args: string[]; clients?: number };
@@ -100,12 +101,13 @@ async function machine() {
   const { os, arch } = Deno.build;
   const cpu = os === "darwin"
     ? await ask("sysctl", "-n", "machdep.cpu.brand_string")
-    : (await ask("lscpu"))?.match(/^Model name: +(.*)/m)?.[1];
+    : (await ask("lscpu"))?.match(/^Model name: +(\w.*)/m)?.[1];
   const system = (await ask("uname", "-sr"))?.match(/^\S+ [\d.]*\d/)?.[0];
-  const version = async (program: string) => (await ask(program, "--version"))?.match(/\d[\d.]*/)?.[0];
-  const [node, python] = await Promise.all([version("node"), version("python3")]);
-  const cores = navigator.hardwareConcurrency;
-  return { cpu: cpu ?? arch, cores, os: system ?? os, deno: Deno.version.deno, node, python };
+  // Where there is no `node`, Deno may run itself in its place: that says another version.
+  const node = (await ask("node", "--version"))?.match(/^v([\d.]+)/)?.[1];
+  const python3 = (await ask("python3", "--version"))?.match(/^Python ([\d.]+)/)?.[1];
+  const versions: Record<string, string | undefined> = { deno: Deno.version.deno, node, python3 };
+  return { cpu: cpu ?? arch, cores: navigator.hardwareConcurrency, os: system ?? os, versions };
 }
 
 function kill(child: Deno.ChildProcess): void {
@@ -125,7 +127,10 @@ class Workbench implements AsyncDisposable {
       this.folder = Deno.makeTempDirSync({ dir: "/tmp", prefix: "bench-" });
     } catch { /* nothing is compiled, then */ }
     globalThis.addEventListener("unload", this.#clear); // a second Ctrl-C exits at once
+    if (Deno.build.os !== "windows") Deno.addSignalListener("SIGHUP", this.#hangUp); // the terminal was closed
   }
+
+  #hangUp = () => Deno.exit(129);
 
   #clear = () => {
     this.#running.forEach(kill);
@@ -144,6 +149,7 @@ class Workbench implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const ending = [...this.#running].map((child) => child.status);
     globalThis.removeEventListener("unload", this.#clear);
+    if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGHUP", this.#hangUp);
     this.#clear();
     await Promise.all(ending);
   }
@@ -165,8 +171,8 @@ async function listening(bench: Workbench, peer: Peer, hosts = HOSTS): Promise<S
   if (port) return { ...peer, port };
   bench.signal.throwIfAborted();
   if (hosts.length > 1) return await listening(bench, peer, hosts.slice(1));
-  const why = (await new Response(child.stderr).text()).trim().split("\n").at(-1);
-  throw new Failure(1, `${peer.name} does not start${why && `: ${why}`}`);
+  const why = (await new Response(child.stderr).text()).match(/^.*error.*$/im)?.[0] ?? "it says nothing";
+  throw new Failure(1, `cannot start ${peer.name}: ${why}`);
 }
 
 /** A program that makes a load, without the arguments that say which load. */
@@ -263,16 +269,18 @@ function cell({ note, messagesPerSecond = 0, megabytesPerSecond = 0 }: Result): 
 }
 
 /** Starts the servers of a transport; those that cannot be had are left out, with a line that says so. */
-async function servers(bench: Workbench, transport: Transport, log: (line: string) => void): Promise<Server[]> {
-  const all = PEERS[transport].map((peer) =>
-    listening(bench, peer).catch((error) => {
+async function servers(bench: Workbench, peers: Peer[], installed: (program: string) => boolean, log: Log) {
+  const starting = peers.map(async (peer) => {
+    try {
+      if (installed(peer.program)) return await listening(bench, peer);
+      log(`${peer.name} is left out: ${peer.program} is not installed\n`);
+    } catch (error) {
       bench.signal.throwIfAborted();
       if (peer.program === Deno.execPath()) throw error;
-      const absent = error instanceof Deno.errors.NotFound;
-      log(`${peer.name} is left out: ${absent ? `${peer.program} is not installed` : reason(error)}`);
-    })
-  );
-  return (await Promise.all(all)).filter((server) => server !== undefined);
+      log(`${peer.name} is left out: ${reason(error)}\n`);
+    }
+  });
+  return (await Promise.all(starting)).filter((server) => server !== undefined);
 }
 
 /** What has to be known beside the table. */
@@ -280,22 +288,26 @@ function remark(results: Result[], by: Loader): string {
   const lossy = results.filter(({ lost }) => lost);
   const lines = lossy.map((each) => `${each.server} lost ${each.lost} datagrams, ${label(each)}`);
   const [most] = results.toSorted((a, b) => (b.loaderBusy ?? 0) - (a.loaderBusy ?? 0));
-  const share = `${Math.round(100 * (most.loaderBusy ?? 0))} % of a core at most: ${label(most)}, ${most.server}`;
-  lines.push(most.loaderBusy ? `${by.name} used ${share}` : `${by.name} may itself be the bottleneck: no C compiler`);
+  if (!most.loaderBusy) lines.push(`${by.name} may itself be the bottleneck: load.c could not be compiled`);
+  else {
+    const share = `${Math.round(100 * most.loaderBusy)} % of a core (${label(most)}, ${most.server})`;
+    lines.push(`${by.name} used at most ${share}; near 100 %, it would be what was measured`);
+  }
   return lines.join("\n");
 }
 
 /** Measures everything, and tells of it line by line as it comes. */
-async function measureAll(bench: Workbench, effort: Effort, log: (line: string) => void) {
+async function measureAll(bench: Workbench, effort: Effort, log: Log) {
   const on = await machine(), by = await loader(bench), { rounds, ms } = effort, results: Result[] = [];
-  const versions = [["Deno", on.deno], ["Node", on.node], ["Python", on.python]].filter(([, version]) => version);
-  log([`${on.cpu}, ${on.cores} cores`, on.os, ...versions.map((pair) => pair.join(" "))].join("; "));
+  const versions = Object.entries(on.versions).filter(([, version]) => version).map((pair) => pair.join(" "));
+  const installed = (program: string) => program === Deno.execPath() || !!on.versions[program];
+  log([`${on.cpu}, ${on.cores} cores`, on.os, ...versions].join("; "));
   log(
     `load by ${by.name}; rounds: ${rounds} of ${ms / 1000} s, their median; 1 MB: 10^6 bytes, counted in one direction`,
   );
   for (const transport of ["tcp", "udp"] as const) {
     log("");
-    const up = await servers(bench, transport, (line) => log(`${line}\n`));
+    const up = await servers(bench, PEERS[transport], installed, log);
     log(row(HEADS[transport], up.map(({ name }) => name)));
     log(row("-".repeat(26), up.map(() => "-".repeat(23) + ":")));
     for (const load of LOADS[transport]) {

@@ -121,6 +121,7 @@ static long load_tcp(int port, int count, double seconds) {
       }
     }
   }
+  free(all), free(ready);
   return back;
 }
 

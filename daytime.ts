@@ -205,12 +205,10 @@ const HEALTH = ["good", "up to 5 s off", "more than 5 s off", "faulty", "under m
 function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
   const away = Math.abs(offsetMs ?? 0), even = away <= (nist ? 0 : 500) + roundTripMs / 2; // nearer than can be told
   const apart = `${(away / 1000).toFixed(nist ? 3 : 1)} s ${Number(offsetMs) < 0 ? "behind" : "ahead of"} ours`;
-  const local = offsetMs !== null && new Date(time ?? 0).toLocaleString("sv", { timeZoneName: "short" });
-  const clocks = local
-    ? `${local}: ${even ? "our clocks agree" : `their clock is ${apart}`}`
-    : "cannot be compared with our clock (no known time zone?)";
+  const here = `that is ${new Date(time ?? 0)}`.replace(/ \(.*/, " here"); // without the long name of our zone
+  const clocks = `${here}; ${even ? "our clocks agree" : `their clock is ${apart}`}`;
   const health = nist?.health ? `; their clock, they say, is ${HEALTH[nist.health] ?? "not good"}` : "";
-  return `${clocks}; round trip ${roundTripMs} ms${health}`;
+  return `${offsetMs === null ? "not to be compared with our clock" : clocks}; round trip ${roundTripMs} ms${health}`;
 }
 
 const line = () => new TextEncoder().encode(formatDaytime(new Date()));
@@ -326,9 +324,9 @@ both:
   -V, --version          print the version
 
 examples:
-  daytime                           what time it is, and how far off our clock is
-  daytime -u -v localhost 1313      ask our own server over UDP, and see how
-  daytime --json | grep -o '"offsetMs":[^,]*'
+  daytime                        what time it is, and how far off our clock is
+  daytime -u -v localhost 1313   ask our own server over UDP, and see how
+  daytime --serve --port 0       be a server on a free port
 
 exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connect, 23 cannot write the output,
 28 timed out, 52 empty answer, 56 receiving failed, 63 more than 512 bytes, 130 interrupted
@@ -361,7 +359,7 @@ async function server(given: Given<Flags>): Promise<void> {
   if (!quiet) await announce("udp", sockets[0].addr as Deno.NetAddr);
   const log = quiet ? () => {} : say;
   const { connections, datagrams } = await serve({ ...given, listeners, sockets, log });
-  log(`served ${connections} connections, ${datagrams} datagrams`);
+  log(`served ${connections} over TCP, ${datagrams} over UDP`);
 }
 
 async function client(given: Given<Flags>): Promise<void> {

@@ -17,18 +17,14 @@
  *
  * @module
  */
-import { connect, Failure, type Given, output, printable, reason, run, type Target, VERSION } from "./utils.ts";
+import { connect, Failure, type Given, output, printable, reason, run, VERSION } from "./utils.ts";
 import { type Trace, within, writeAll } from "./utils.ts";
 
 const SECTION = 300 * 1024; // bytes that a header section may have; without a bound, a server could fill the memory
-const LINES = 5000;
-const INTERIM = 20 * SECTION; // bytes that all the answers before the final one may have
+const LINES = 5000; // after the status line
 
 /** The protocol: sends a request, and yields the answer as it arrives. Each piece is good until the next but one. */
-export async function* get(
-  conn: Pick<Deno.Conn, "read" | "write">,
-  request: Uint8Array,
-): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+export async function* get(conn: Pick<Deno.Conn, "read" | "write">, request: Uint8Array): AsyncGenerator<Uint8Array> {
   for (let sent = 0; sent < request.length;) sent += await conn.write(request.subarray(sent));
   // One answer takes many reads, cut anywhere. With two large buffers, one is filled while the other is written.
   const buffers = [new Uint8Array(1024 * 1024), new Uint8Array(1024 * 1024)];
@@ -39,52 +35,41 @@ export async function* get(
 export type Field = [name: string, value: string];
 /** What comes before the body. Text is one character a byte: its encoding is not known. */
 export type Head = { status: number; line: string; fields: Field[]; bytes: Uint8Array };
+type Body = AsyncIterable<Uint8Array>;
 
 const latin1 = (bytes: Uint8Array) => bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
 
 /** Without the spaces and tabs around it; `trim` would take bytes above 127 as well. */
 const bare = (text: string) => text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
 
-/** What is wrong with a line of a header section, if something is (RFC 9112 2.2 and 5). */
-function fault(line: string, folded: boolean): string | undefined {
-  const colon = line.indexOf(":");
-  if (line.includes("\0")) return "NUL";
-  if (line.includes("\r")) return "a bare CR";
-  if (!folded && colon < 0) return "no colon";
-  if (!folded && !/^[!-~\x80-\xff]+$/.test(line.slice(0, colon))) return "no proper name before the colon";
-}
-
 /** Reads the lines of a header section (RFC 9112 2 to 5). Throws a {@linkcode Failure} of 1 or 8. */
 function parseHead([line, ...rest]: string[], bytes: Uint8Array): Head {
   const status = Number(line.match(/^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?![^ \t])/)?.[1]), fields: Field[] = [];
   if (!status) throw new Failure(1, `the server does not answer in HTTP/1: "${line.slice(0, 60)}"`);
   for (const each of rest) {
-    const folded = fields.length > 0 && /^[ \t]/.test(each), wrong = fault(each, folded), colon = each.indexOf(":");
-    if (wrong) throw new Failure(8, `${wrong} in the header line "${each.slice(0, 60)}"`);
-    if (folded) fields[fields.length - 1][1] += ` ${bare(each)}`;
-    else fields.push([each.slice(0, colon), bare(each.slice(colon + 1))]);
+    const [, name, value] = each.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [], [last] = fields.slice(-1);
+    const wrong = /[\0\r]/.test(each) || !name && !(last && /^[ \t]/.test(each));
+    if (wrong) throw new Failure(8, `not a header line: "${each.slice(0, 60)}"`);
+    if (name) fields.push([name, bare(value)]);
+    else last[1] += ` ${bare(each)}`; // folded
   }
   return { status, line, fields, bytes };
 }
 
-/** The value of a field, or nothing where it is missing or empty. */
 const field = (head: Head, name: string) => head.fields.find((each) => each[0].toLowerCase() === name)?.[1];
-/** The members of a field that is a list, over all of its lines. */
+// Of a field that is a list, the members, over all of its lines.
 const list = (head: Head, name: string) =>
   head.fields.flatMap((each) => each[0].toLowerCase() === name ? each[1].split(",").map(bare) : []);
 
 /** Where a body ends, and why: RFC 9112 6.3, in its order. `length` is Infinity where it is not known beforehand. */
-export function framing(method: string, head: Head): { chunked?: true; length: number; why: string } {
+export function framing(method: string, head: Head): { chunked?: boolean; length: number; why: string } {
   const codings = list(head, "transfer-encoding").filter((coding) => coding), lengths = list(head, "content-length");
   const rule = (what: string, n: string) => `${what} (RFC 9112 6.3, ${n})`, only = lengths.length === 0;
-  if (method === "HEAD") return { length: 0, why: rule("none, as HEAD asks for none", "rule 1") };
-  if (head.status < 200 || head.status === 204 || head.status === 304) {
-    return { length: 0, why: rule(`none, as a ${head.status} has none`, "rule 1") };
-  }
+  const { status } = head, none = rule(`none, as ${method === "HEAD" ? method : status} has none`, "rule 1");
+  if (method === "HEAD" || status < 200 || status === 204 || status === 304) return { length: 0, why: none };
   const beats = only ? "" : ", whatever Content-Length says", rules = only ? "rule 4" : "rules 3 and 4";
-  if (codings.at(-1)?.toLowerCase() === "chunked") {
-    return { chunked: true, length: Infinity, why: rule(`chunked${beats}`, rules) };
-  }
+  const chunked = codings.at(-1)?.toLowerCase() === "chunked";
+  if (chunked) return { chunked, length: Infinity, why: rule(`chunked${beats}`, rules) };
   if (codings.length) return { length: Infinity, why: rule(`to the close, as chunked is not last${beats}`, rules) };
   const length = Number(lengths[0]);
   if (lengths.some((each) => !/^\d+$/.test(each) || Number(each) !== length) || length > Number.MAX_SAFE_INTEGER) {
@@ -103,10 +88,10 @@ export class Parser {
   done = false;
   /** the bytes of the body, once the head was seen; Infinity where it does not say */
   length = 0;
-  #piece = new Uint8Array(0);
+  #piece: Uint8Array = new Uint8Array(0);
   #at = 0; // what is before it in the piece, was read
   #body: [from: number, to: number] = [0, 0]; // the bytes of the body in the piece, moved together
-  #held = new Uint8Array(1024); // lines that are not complete
+  #held = new Uint8Array(SECTION); // lines that may not be complete
   #holds = 0;
   #closed = false;
   readonly #steps = this.#answer();
@@ -118,10 +103,13 @@ export class Parser {
    * Yields the heads that end in the piece, then its share of the body: a part of the piece itself, in which the chunks
    * are moved together. Throws a {@linkcode Failure} of 1, 8, 18, 52, 56 or 63.
    */
-  *feed(piece: Uint8Array<ArrayBuffer>): Generator<Head | Uint8Array> {
+  *feed(piece: Uint8Array): Generator<Head | Uint8Array> {
     [this.#piece, this.#at, this.#body] = [piece, 0, [0, 0]];
-    for (let head; (head = this.#steps.next().value);) yield head;
-    if (this.#body[1]) yield piece.subarray(...this.#body);
+    try {
+      for (let head; (head = this.#steps.next().value);) yield head;
+    } finally { // what is good of the body comes out before a failure, however the pieces are cut
+      if (this.#body[1] > this.#body[0]) yield piece.subarray(...this.#body);
+    }
   }
   /** The server closed. Throws a {@linkcode Failure} of 18 or 52 if that was too early. */
   end(): void {
@@ -132,57 +120,43 @@ export class Parser {
   *#answer(): Generator<Head | void, void> {
     for (let interim = 0;; interim += this.#holds) {
       const head = parseHead(yield* this.#section("HTTP/"), this.#held.slice(0, this.#holds));
-      if (interim > INTERIM) throw new Failure(63, `more than ${INTERIM} bytes of answers that are not final`);
+      if (interim > 20 * SECTION) throw new Failure(63, `no end of answers that are not final: ${interim} bytes`);
       const { chunked, length, why } = framing(this.method, head);
       this.length = length;
       yield head;
       if (head.status < 200) continue;
       this.log?.(`body: ${why}`);
       yield* chunked ? this.#chunks() : this.#pass(length);
-      this.done = true;
-      const extra = this.#piece.length - this.#at;
-      return extra ? this.log?.(`${extra} bytes after the answer: ignored`) : undefined;
+      return void (this.done = true);
     }
   }
-  /** Waits for the next piece. */
   *#more(early: string): Generator<void, void> {
     if (this.#closed && !early) throw new Failure(52, "the server closed without an answer");
     if (this.#closed) throw new Failure(18, `the server closed ${early}`);
-    yield;
+    yield; // here it waits for the next piece
   }
   /** The lines up to an empty one. `start` is what the first has to start with. */
   *#section(start = ""): Generator<void, string[]> {
     const lines: string[] = [];
     this.#holds = 0;
     for (let line; (line = yield* this.#line(lines.length ? "" : start));) {
-      if (lines.push(line) > LINES) throw new Failure(63, `a header section of more than ${LINES} lines`);
+      if (lines.push(line) > LINES + 1) throw new Failure(63, `a header section of more than ${LINES} lines`);
     }
     return lines;
   }
-  *#line(start = ""): Generator<void, string> {
+  *#line(start: string, early = "in the header section"): Generator<void, string> {
     for (const from = this.#holds;;) {
-      const end = this.#piece.indexOf(10, this.#at) + 1;
-      this.#hold(this.#piece.subarray(this.#at, end || undefined));
-      this.#at = end || this.#piece.length;
+      const end = this.#piece.indexOf(10, this.#at) + 1, more = this.#piece.subarray(this.#at, end || undefined);
+      if (this.#holds + more.length > SECTION) throw new Failure(63, `a header section of more than ${SECTION} bytes`);
+      this.#held.set(more, this.#holds);
+      this.#at += more.length, this.#holds += more.length;
       const first = latin1(this.#held.subarray(from, Math.min(this.#holds, from + start.length)));
       // Not put off to the end of the line: a server that speaks something else may never end it.
       if (!start.startsWith(first)) throw new Failure(1, `the server does not answer in HTTP/1: it says "${first}"`);
       if (end) return latin1(this.#held.subarray(from, this.#holds)).replace(/\r?\n$/, "");
-      yield* this.#more(start && !this.#holds ? "" : "in the header section or between chunks");
+      yield* this.#more(start && !this.#holds ? "" : early);
     }
   }
-  #hold(bytes: Uint8Array): void {
-    const size = this.#holds + bytes.length;
-    if (size > SECTION) throw new Failure(63, `a header section of more than ${SECTION} bytes`);
-    if (size > this.#held.length) {
-      const larger = new Uint8Array(2 * size);
-      larger.set(this.#held.subarray(0, this.#holds));
-      this.#held = larger;
-    }
-    this.#held.set(bytes, this.#holds);
-    this.#holds = size;
-  }
-  /** Passes on so many bytes of the body. */
   *#pass(length: number): Generator<void, void> {
     for (let left = length;;) {
       const n = Math.min(left, this.#piece.length - this.#at), [from, to] = this.#body;
@@ -197,7 +171,7 @@ export class Parser {
   *#chunks(): Generator<void, void> {
     for (let size = NaN; size !== 0;) {
       this.#holds = 0;
-      const line = yield* this.#line(), digits = line.match(/^[\da-f]+/i)?.[0] ?? "";
+      const line = yield* this.#line("", "between two chunks"), digits = line.match(/^[\da-f]+/i)?.[0] ?? "";
       size = parseInt(digits, 16); // what follows a semicolon is an extension: nobody uses them
       if (!(size <= Number.MAX_SAFE_INTEGER) || !/^[ \t]*(;|$)/.test(line.slice(digits.length))) {
         throw new Failure(56, `"${line.slice(0, 60)}" is not the size of a chunk`);
@@ -207,7 +181,7 @@ export class Parser {
       if (size === 0) continue;
       yield* this.#pass(size);
       for (const byte of end) {
-        while (this.#at === this.#piece.length) yield* this.#more("after a chunk that is not the last");
+        while (this.#at === this.#piece.length) yield* this.#more("between two chunks");
         if (this.#piece[this.#at++] !== byte) throw new Failure(56, `a chunk does not end after its ${size} bytes`);
       }
     }
@@ -215,26 +189,20 @@ export class Parser {
   }
 }
 
-/** What is asked for, and how. Times are milliseconds, sizes bytes. */
-export interface Options {
+type Switch = "include" | "head" | "location" | "fail" | "compressed" | "http1";
+type Amount = "max-redirs" | "connect-timeout" | "max-filesize";
+/** What is asked for, and how: curl's options by their long names. Times are milliseconds, sizes bytes. */
+export type Options = Partial<Record<Switch, boolean> & Record<Amount, number>> & {
   url: URL;
-  method?: "GET" | "HEAD";
-  version?: "1.0" | "1.1";
   headers?: Field[]; // replace those of the same name; an empty value removes one
-  agent?: string;
-  compressed?: boolean; // asks for gzip or deflate, and undoes it
-  redirects?: number; // how many to follow; none are where it is missing
-  include?: boolean; // gives out the heads as well
-  fail?: boolean; // throws for a status of 400 or more
-  maxSize?: number;
+  "user-agent"?: string;
   family?: 4 | 6;
-  connectTimeout?: number;
   caCerts?: string[]; // authorities to trust as well, in PEM
   signal?: AbortSignal;
   trace?: Trace;
-  output: (bytes: Uint8Array) => Promise<void>; // takes the answer; the bytes are good until it resolves
   tally?: { done: number; total: number }; // counts the bytes of the body; `total` is Infinity where it is not known
-}
+  write: (bytes: Uint8Array) => Promise<void>; // takes the answer; the bytes are good until it resolves
+};
 
 /** A URL as a person types it, `http://` left out perhaps. Throws a {@linkcode Failure} of 1 or 3. */
 export function parseURL(text: string): URL {
@@ -257,35 +225,33 @@ export function parseField(text: string): Field {
 export function redirect(from: URL, location: string): URL {
   const to = URL.parse(location.replace(/[^!-~]/g, (c) => `%${c.charCodeAt(0).toString(16).padStart(2, "0")}`), from);
   if (!to) throw new Failure(3, `redirected to "${location}", which is not a URL`);
-  if (!/^https?:$/.test(to.protocol)) throw new Failure(1, `redirected to ${to}: only http and https are spoken here`);
-  const down = from.protocol === "https:" && to.protocol === "http:";
-  if (down) throw new Failure(1, `redirected to ${to}: not followed, as http would undo the protection of https`);
+  const known = from.protocol === "https:" ? /^https:$/ : /^https?:$/; // never back to what protects nothing
+  if (!known.test(to.protocol)) throw new Failure(1, `redirected from ${from.protocol} to ${to}: not followed`);
   to.username = to.password = ""; // a relative URL inherits them; what they are good for is decided by the origin
   return to;
 }
 
 /** The request for a URL; what is secret goes to the origin that it was given for, and nowhere else. */
-export function request(url: URL, options: Omit<Options, "output">): Uint8Array {
-  const { method = "GET", version = "1.1", headers = [], agent = `http_get/${VERSION}`, compressed } = options;
-  const { username, password, origin } = options.url, home = url.origin === origin;
+export function request(url: URL, options: Omit<Options, "write">): Uint8Array {
+  const { headers = [], "user-agent": agent = `http_get/${VERSION}`, compressed, head, http1 } = options;
+  const { username: user, password: key, origin } = options.url, home = url.origin === origin;
   const given = headers.filter(([name]) => home || !/^(host|cookie|(proxy-)?authorization)$/i.test(name));
   const own: Field[] = [["Host", url.host], ["User-Agent", agent], ["Accept", "*/*"], ["Connection", "close"]];
   if (compressed) own.push(["Accept-Encoding", "gzip, deflate"]);
-  const byte = (code: string) => String.fromCharCode(parseInt(code.slice(1), 16));
-  const secret = btoa(`${username}:${password}`.replace(/%[\da-f]{2}/gi, byte));
-  if (home && (username || password)) own.push(["Authorization", `Basic ${secret}`]);
+  const secret = btoa(`${user}:${key}`.replace(/%([\da-f]{2})/gi, (_, hex) => String.fromCharCode(parseInt(hex, 16))));
+  if (home && (user || key)) own.push(["Authorization", `Basic ${secret}`]);
   const names = given.map(([name]) => name.toLowerCase());
   const fields = [...own.filter(([name]) => !names.includes(name.toLowerCase())), ...given.filter((each) => each[1])];
   const [, target] = url.href.match(/^\w+:\/\/[^/]*([^#]*)/)!; // unlike `search`, it keeps a question mark at the end
-  const lines = [`${method} ${target} HTTP/${version}`, ...fields.map((each) => each.join(": ")), "", ""];
-  return new TextEncoder().encode(lines.join("\r\n"));
+  const line = `${head ? "HEAD" : "GET"} ${target} HTTP/1.${http1 ? 0 : 1}`;
+  return new TextEncoder().encode([line, ...fields.map((each) => each.join(": ")), "", ""].join("\r\n"));
 }
 
 /** Undoes a coding. Throws a {@linkcode Failure} of 61. Each piece is good until the next is asked for. */
-async function* undo(coding: string, parts: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* undo(coding: string, body: Body): Body {
   // What a thousand zeros become in gzip is a byte, and each slice is expanded at once: short slices bound the memory.
   const slices = async function* () {
-    for await (const part of parts) for (let i = 0; i < part.length; i += 8192) yield part.slice(i, i + 8192);
+    for await (const part of body) for (let i = 0; i < part.length; i += 8192) yield part.slice(i, i + 8192);
   }();
   const first = await slices.next();
   if (first.done) return;
@@ -307,8 +273,9 @@ async function* undo(coding: string, parts: AsyncIterable<Uint8Array>): AsyncGen
 
 /** The codings of a body, in the order in which they were applied. Throws a {@linkcode Failure} of 61. */
 function codings(head: Head, compressed?: boolean): string[] {
-  const all = [...compressed ? list(head, "content-encoding") : [], ...list(head, "transfer-encoding")];
-  if (all.at(-1)?.toLowerCase() === "chunked") all.pop(); // the parser's
+  const transfer = list(head, "transfer-encoding");
+  if (transfer.at(-1)?.toLowerCase() === "chunked") transfer.pop(); // the parser's
+  const all = [...compressed ? list(head, "content-encoding") : [], ...transfer];
   const coded = all.filter((coding) => !/^(identity)?$/i.test(coding));
   const strange = coded.find((coding, i) => !/^((x-)?gzip|deflate)$/i.test(coding) || i > 4);
   if (strange) throw new Failure(61, `cannot undo the coding "${coded.join(", ").slice(0, 60)}"`);
@@ -317,11 +284,11 @@ function codings(head: Head, compressed?: boolean): string[] {
 
 /** Connects to the server of a URL, with TLS for https. Throws a {@linkcode Failure} of 6, 7, 28, 35 or 60. */
 async function open(url: URL, options: Options): Promise<Deno.Conn> {
-  const { connectTimeout: timeout = 0, caCerts, signal, trace } = options, secure = url.protocol === "https:";
+  const { "connect-timeout": timeout = 0, caCerts, signal, trace } = options, secure = url.protocol === "https:";
   const hostname = url.hostname.replace(/^\[|\]$/g, ""), port = Number(url.port || (secure ? 443 : 80));
   const began = performance.now(), tcp = await connect({ ...options, hostname, port, timeout });
   if (!secure) return tcp;
-  const left = timeout && Math.max(1, timeout - (performance.now() - began));
+  const left = timeout && Math.max(1, began + timeout - performance.now());
   const late = within(left, `no TLS with ${hostname} in ${timeout / 1000} s`, signal);
   try {
     const tls = await Deno.startTls(tcp, { hostname, caCerts }), close = () => tls[Symbol.dispose]();
@@ -333,16 +300,16 @@ async function open(url: URL, options: Options): Promise<Deno.Conn> {
     return tls;
   } catch (error) {
     late.throwIfAborted();
-    const [, untrusted] = reason(error).match(/peer certificate: (.*)/) ?? [];
-    const why = /UnknownIssuer/.test(untrusted) ? "its authority is unknown (--cacert FILE adds one)" : untrusted;
-    if (why) throw new Failure(60, `the certificate of ${hostname} is not trusted: ${why}`, error);
-    const plain = /InvalidContentType/.test(reason(error)) ? "it does not speak TLS; try http://" : reason(error);
+    const why = reason(error), [, untrusted] = why.match(/peer certificate: (.*)/) ?? [];
+    const unknown = untrusted?.replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)");
+    if (unknown) throw new Failure(60, `the certificate of ${hostname} is not trusted: ${unknown}`, error);
+    const plain = why.replace(/.*InvalidContentType.*/, "it does not speak TLS: try http://");
     throw new Failure(35, `no TLS with ${hostname}: ${plain}`, error);
   }
 }
 
 /** Yields the heads and the parts of the body, each good until the next is asked for and `settled` resolved. */
-async function* answer(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>, parser: Parser, settled: () => Promise<void>) {
+async function* answer(pieces: AsyncIterable<Uint8Array>, parser: Parser, settled: () => Promise<void>) {
   try {
     for await (const piece of pieces) {
       await settled(); // what is in the other buffer, which is filled again
@@ -352,42 +319,37 @@ async function* answer(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>, parser: P
   } catch (error) {
     if (error instanceof Failure) throw error;
     const torn = error instanceof Deno.errors.UnexpectedEof; // TLS without its goodbye: anybody may have cut it
-    if (!torn) throw new Failure(56, `receiving failed: ${reason(error)}`, error);
-    parser.end();
-    throw new Failure(18, "the server closed without TLS's goodbye: the end may be missing", error);
+    if (torn) parser.end();
+    throw new Failure(
+      torn ? 18 : 56,
+      `receiving failed: ${torn ? "TLS cut off, without close_notify" : reason(error)}`,
+    );
   }
   parser.end();
 }
 
-/** Passes on the body, its codings undone; what goes wrong with that aborts `stop`. */
-async function pass(
-  head: Head,
-  length: number,
-  body: AsyncIterable<Uint8Array>,
-  options: Options,
-  stop: AbortController,
-  write: (bytes: Uint8Array) => Promise<void>,
-) {
-  const { fail, compressed, maxSize = Infinity, tally = { done: 0, total: 0 } } = options;
+/** Passes on the body, its codings undone; too much of it aborts `stop`. */
+async function pass(head: Head, length: number, body: Body, options: Options, stop: AbortController) {
+  const { fail, compressed, "max-filesize": max = 0, write, tally = { done: 0, total: 0 } } = options;
   if (fail && head.status >= 400) throw new Failure(22, `the server answers ${head.line.slice(9)}`);
-  if (maxSize < length && length < Infinity) throw new Failure(63, `too large: ${length} bytes`);
+  if (max && max < length && length < Infinity) throw new Failure(63, `too large: ${length} bytes`);
   const coded = length ? codings(head, compressed) : [];
   tally.total = coded.length ? Infinity : length;
-  for await (const part of coded.reduceRight((parts, coding) => undo(coding, parts), body)) {
-    const writing = write(part.subarray(0, maxSize - tally.done));
+  for await (const part of coded.reduceRight((body, coding) => undo(coding, body), body)) {
+    const writing = write(part.subarray(0, (max || Infinity) - tally.done));
     tally.done += part.length;
-    if (tally.done > maxSize) return writing.then(() => stop.abort(new Failure(63, `more than ${maxSize} bytes`)));
+    if (max && tally.done > max) return writing.then(() => stop.abort(new Failure(63, `more than ${max} bytes`)));
     if (coded.length) await writing;
   }
 }
 
 /** Asks for one URL, and returns where it redirects to, if that is to be followed. */
 async function exchange(url: URL, options: Options): Promise<string | undefined> {
-  const { method = "GET", redirects, include, output, trace } = options;
+  const { head: asked, include, location, trace } = options, method = asked ? "HEAD" : "GET";
   const stop = new AbortController(), signal = AbortSignal.any([stop.signal, options.signal ?? stop.signal]);
   let writing = Promise.resolve(), head: Head;
   const write = (bytes: Uint8Array) => { // not awaited: the next piece is received meanwhile
-    writing = writing.then(() => output(bytes));
+    writing = writing.then(() => options.write(bytes));
     writing.catch((error) => stop.abort(error));
     return writing;
   };
@@ -397,14 +359,14 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
     const events = answer(get(conn, request(url, options)), parser, () => writing);
     do {
       head = (await events.next()).value as Head;
-      if (include) write(head.bytes);
+      if (include || asked) write(head.bytes);
     } while (head.status < 200);
-    const location = redirects !== undefined && /^30[12378]$/.test(`${head.status}`) && field(head, "location");
-    if (!location) await pass(head, parser.length, events as AsyncGenerator<Uint8Array>, options, stop, write);
+    const next = location && /^30[12378]$/.test(`${head.status}`) ? field(head, "location") : "";
+    if (!next) await pass(head, parser.length, events as Body, { ...options, write }, stop);
     await writing;
     signal.throwIfAborted();
     conn.close();
-    return location || undefined;
+    return next;
   } catch (error) {
     await writing.catch(() => {});
     signal.throwIfAborted();
@@ -414,18 +376,18 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
 
 /** Gets a URL, along its redirects. Throws a {@linkcode Failure}, of any status that the usage text lists. */
 export async function download(options: Options): Promise<void> {
-  const { redirects = 0, trace } = options;
-  for (let { url } = options, left = redirects;; left--) {
-    const location = await exchange(url, options);
-    if (!location) return;
-    if (left === 0) throw new Failure(47, `more than ${redirects} redirects: the next to ${location}`);
-    url = redirect(url, location);
+  const { "max-redirs": most = 20, trace } = options;
+  for (let { url } = options, hops = 0;; hops++) {
+    const next = await exchange(url, options);
+    if (!next) return;
+    if (hops === most) throw new Failure(47, `more than ${most} redirects: the next to ${next}`);
+    url = redirect(url, next);
     trace?.life(`redirected to ${url}`);
   }
 }
 
 /** Standard output where it is a terminal, which no server is to drive. */
-function screen(): Options["output"] {
+function screen(): Options["write"] {
   const decoder = new TextDecoder();
   return (bytes) => {
     if (bytes.includes(0)) throw new Failure(23, "the body is binary, and not for a terminal: use -o FILE, or a pipe");
@@ -437,49 +399,37 @@ function screen(): Options["output"] {
 /** A file that is there when it is whole: written beside, then renamed. What is no file (/dev/null) is written at once. */
 async function create(path: string) {
   const old = await Deno.stat(path).catch(() => undefined), device = old && !old.isFile;
-  const whole = old ? await Deno.realPath(path) : path; // a link stays one
+  const whole = old ? await Deno.realPath(path) : path, mode = (old?.mode ?? 0o666) & 0o777; // a link stays one
   const part = device ? whole : `${whole}.${crypto.randomUUID().slice(0, 8)}.part`;
-  const failed = (error: unknown) => {
-    throw new Failure(23, `cannot write ${path}: ${reason(error)}`, error);
-  };
-  const file = await Deno.open(part, { write: true, createNew: !device, mode: (old?.mode ?? 0o666) & 0o777 }).catch(
-    failed,
-  );
-  let kept = device;
+  const failed = (error: unknown) => Promise.reject(new Failure(23, `cannot write ${path}: ${reason(error)}`, error));
+  const file = await Deno.open(part, { write: true, createNew: !device, mode }).catch(failed);
   return {
-    output: (bytes: Uint8Array) => writeAll(file, bytes).catch(failed),
-    keep: async () => {
-      file.close(); // Windows does not rename what is open
-      if (!device) await Deno.rename(part, whole).catch(failed);
-      kept = true;
-    },
+    write: (bytes: Uint8Array) => writeAll(file, bytes).catch(failed),
+    keep: () => (file.close(), device ? undefined : Deno.rename(part, whole).catch(failed)), // Windows wants it closed
     [Symbol.asyncDispose]: async () => {
       file[Symbol.dispose]();
-      if (!kept) await Deno.remove(part).catch(() => {});
+      if (!device) await Deno.remove(part).catch(() => {}); // there is none where it was kept
     },
   };
 }
 
-const short = (n: number, units = " kMGTP"): string =>
-  n < 1000 || units.length === 1
-    ? `${n.toFixed(units[0] === " " ? 0 : 1)} ${units[0].trim()}B`
-    : short(n / 1000, units.slice(1));
+const short = (n: number, unit = 0): string =>
+  n < 1000 || unit === 5 ? `${n.toFixed(unit && 1)} ${" kMGTP"[unit].trim()}B` : short(n / 1000, unit + 1);
 
 /** How a download is getting on: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
 export function progress({ done, total }: { done: number; total: number }, ms: number): string {
-  const known = total < Infinity && total > 0, speed = 1000 * done / ms, left = (total - done) / speed;
-  const rest = left < 86_400 ? [`${new Date(1000 * left).toISOString().slice(11, 19)} left`] : [];
-  const share = known ? [`${short(done)} of ${short(total)}`, `${Math.floor(100 * done / total)}%`] : [short(done)];
-  return [...share, `${short(speed)}/s`, ...rest].join("  ");
+  const speed = 1000 * done / ms, left = (total - done) / speed, known = total < Infinity && total > 0;
+  const share = known ? `${short(done)} of ${short(total)}  ${Math.floor(100 * done / total)}%` : short(done);
+  const rest = left < 86_400 ? `  ${new Date(1000 * left).toISOString().slice(11, 19)} left` : "";
+  return `${share}  ${short(speed)}/s${rest}`;
 }
 
 /** Shows the progress on the terminal, until it is disposed. */
 function bar(tally: { done: number; total: number }): Disposable {
   const started = performance.now();
   const show = (line: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r${line}\x1b[K`));
-  const timer = setInterval(() => {
-    show(progress(tally, performance.now() - started).slice(0, (Deno.consoleSize().columns || 80) - 1));
-  }, 250);
+  const line = () => progress(tally, performance.now() - started).slice(0, (Deno.consoleSize().columns || 80) - 1);
+  const timer = setInterval(() => show(line()), 250);
   return { [Symbol.dispose]: () => (clearInterval(timer), show("")) };
 }
 
@@ -514,50 +464,37 @@ examples:
   http_get -o big.iso https://example.com/big.iso    a download, with its progress
   http_get -H "Accept: text/html" -v localhost:8080  with a header, and the exchange as it happens
 
-exit status: 0 done, 1 not HTTP or other failure, 2 usage, 3 malformed URL, 6 host not found, 7 cannot connect,
-8 unintelligible header, 18 ended early, 22 status of 400 or more (-f), 23 cannot write the output, 28 timed out,
-35 TLS handshake, 47 too many redirects, 52 empty answer, 56 receiving failed, 60 certificate not trusted,
-61 damaged content coding, 63 too large, 130 interrupted
+exit status: 0 done, 1 not HTTP, 2 usage, 3 malformed URL, 6 host not found, 7 cannot connect, 8 unintelligible header,
+18 ended early, 22 status of 400 or more (-f), 23 cannot write the output, 28 timed out, 35 TLS handshake, 47 too many
+redirects, 52 empty answer, 56 receiving failed, 60 certificate not trusted, 61 damaged content coding, 63 too large,
+130 interrupted
 `;
 
-type Switches = "include" | "head" | "location" | "fail" | "compressed" | "http1" | "silent";
-type Texts = "output" | "user-agent" | "cacert";
-type Numbers = "max-redirs" | "max-time" | "connect-timeout" | "max-filesize";
-type Flags = Record<Switches, boolean> & { [name in Texts]?: string } & { [name in Numbers]?: number } & {
-  header: string[];
-};
+type Words = { header: string[]; output?: string; cacert?: string; silent: boolean; "max-time"?: number };
 
-async function client(given: Given<Flags>): Promise<void> {
-  const { words: [text], head, output: path = "-", cacert, "max-time": time = 0 } = given;
+async function client(given: Given<Omit<Options, "url" | "write"> & Words>): Promise<void> {
+  const { words: [text], output: path = "-", cacert, "max-time": time = 0, silent } = given;
   if (!text) throw new Failure(2, "a URL is missing: http_get localhost:8080");
-  const headers = given.header.map(parseField), url = parseURL(text);
+  const headers = given.header.map(parseField), url = parseURL(text), tally = { done: 0, total: Infinity };
   const unread = (error: unknown) => Promise.reject(new Failure(2, `cannot read ${cacert}: ${reason(error)}`, error));
   const caCerts = cacert ? [await Deno.readTextFile(cacert).catch(unread)] : [];
   // Deno trusts its own list of authorities only, unless this is set before the first use.
-  const store = { name: "env", variable: "DENO_TLS_CA_STORE" } as const;
-  const may = (await Deno.permissions.query(store)).state === "granted";
-  if (may && !Deno.env.has(store.variable)) Deno.env.set(store.variable, "system,mozilla");
+  const variable = "DENO_TLS_CA_STORE", { state } = await Deno.permissions.query({ name: "env", variable });
+  if (state === "granted" && !Deno.env.has(variable)) Deno.env.set(variable, "system,mozilla");
   const signal = within(time, `not done within ${time / 1000} s`, given.signal);
-  const tally = { done: 0, total: Infinity };
   await using file = path === "-" ? undefined : await create(path);
-  using _bar = file && !given.silent && Deno.stderr.isTerminal() ? bar(tally) : undefined;
-  const work = download({
-    ...{ url, headers, caCerts, signal, tally, compressed: given.compressed, fail: given.fail, trace: given.trace },
-    ...{ method: head ? "HEAD" : "GET", version: given.http1 ? "1.0" : "1.1", agent: given["user-agent"] },
-    ...{ include: head || given.include, redirects: given.location ? given["max-redirs"] ?? 20 : undefined },
-    ...{ maxSize: given["max-filesize"] || Infinity, family: given.family, connectTimeout: given["connect-timeout"] },
-    output: file?.output ?? (Deno.stdout.isTerminal() ? screen() : output),
-  });
+  using _bar = file && !silent && Deno.stderr.isTerminal() ? bar(tally) : undefined;
+  const write = file?.write ?? (Deno.stdout.isTerminal() ? screen() : output);
   // A write that waits for its reader cannot be cancelled: it is left behind.
   const over = new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
-  await Promise.race([work, over]);
+  await Promise.race([download({ ...given, url, headers, caCerts, signal, tally, write }), over]);
   await file?.keep();
 }
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
   const plain = args.map((arg) => arg === "--http1.0" ? "-0" : arg); // a dot means something to parseArgs
-  return run<Flags>({ name: "http_get", usage: USAGE, words: 1 }, plain, client);
+  return run<Omit<Options, "url" | "write"> & Words>({ name: "http_get", usage: USAGE, words: 1 }, plain, client);
 }
 
 // Not by way of exitCode: a write that nobody takes would hold the process.

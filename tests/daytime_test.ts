@@ -23,7 +23,7 @@ import {
   serve as answer,
   type ServeOptions,
 } from "../daytime.ts";
-import { Failure, VERSION } from "../utils.ts";
+import { Failure, Trace, VERSION } from "../utils.ts";
 import { type Finished, missing, ROOT, run, Running, serve, start } from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux", WINDOWS = Deno.build.os === "windows";
@@ -34,6 +34,7 @@ const NIST = "\n61367 26-11-23 13:17:05 00 0 0  50.0 UTC(NIST) * \n";
 
 const bytesOf = (text: string) => Uint8Array.from(new TextEncoder().encode(text));
 const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+const delay = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const at = (port: number, hostname = "127.0.0.1"): Deno.NetAddr => ({ transport: "udp", hostname, port });
 
 /** Whether a network namespace of one's own, with its own ports and hosts file, cannot be had. */
@@ -81,14 +82,16 @@ const says = (text: string | Uint8Array) =>
     for (let sent = 0; sent < bytes.length;) sent += await conn.write(bytes.subarray(sent));
   });
 
+type Answering = string | Uint8Array | undefined;
+
 /** A UDP server that answers the nth question (1 is the first) with this; undefined: not at all. */
-function udpServer(answer: (n: number) => string | Uint8Array | undefined, hostname = "127.0.0.1") {
+function udpServer(answer: (n: number) => Answering | Promise<Answering>, hostname = "127.0.0.1") {
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   const questions: { bytes: number; from: Deno.NetAddr; time: number }[] = [];
   const done = (async () => {
     for await (const [bytes, from] of socket) {
       questions.push({ bytes: bytes.length, from: from as Deno.NetAddr, time: performance.now() });
-      const text = answer(questions.length);
+      const text = await answer(questions.length);
       if (text !== undefined) await socket.send(typeof text === "string" ? bytesOf(text) : text, from);
     }
   })();
@@ -325,15 +328,17 @@ function nistNow(ahead: number): string {
 }
 
 Deno.test("daytime takes half the round trip into account, and how early NIST's line is sent", async () => {
-  for (const ahead of [0, 123_456, -4321]) {
-    await using server = tcpServer((conn) => conn.write(bytesOf(nistNow(ahead))));
-    await using udp = udpServer(() => nistNow(ahead));
-    for (const way of [{ port: server.port }, { port: udp.port, udp: true }]) {
-      const [{ offsetMs, roundTripMs, nist }] = await ask({ ...localhost, ...way });
-      assertAlmostEquals(Number(offsetMs), ahead, roundTripMs / 2 + 3);
-      assert(nist);
-    }
-  }
+  await Promise.all(([[0, 0], [123_456, 300], [-4321, -300]] as const).map(async ([ahead, lag]) => {
+    await using server = udpServer(async () => { // as if the way there, or the way back, were the longer one
+      await delay(Math.max(0, lag));
+      const line = nistNow(ahead);
+      await delay(Math.max(0, -lag));
+      return line;
+    });
+    const [{ offsetMs, nist }] = await ask({ ...localhost, port: server.port, udp: true });
+    assertAlmostEquals(Number(offsetMs), ahead + lag / 2, 100);
+    assert(nist);
+  }));
 });
 
 Deno.test("daytime takes a line to the second for the middle of that second", async () => {
@@ -341,19 +346,18 @@ Deno.test("daytime takes a line to the second for the middle of that second", as
     const line = () => formatDaytime(new Date(Date.now() + ahead));
     await using server = udp ? udpServer(line) : tcpServer((conn) => conn.write(bytesOf(line())));
     const [{ offsetMs, roundTripMs }] = await ask({ ...localhost, port: server.port, udp });
-    assertAlmostEquals(Number(offsetMs), ahead, 500 + roundTripMs / 2 + 3);
+    assertAlmostEquals(Number(offsetMs), ahead, 600 + roundTripMs);
   }
 });
 
 Deno.test("daytime counts the round trip from the question to the first byte, not to the end", async () => {
-  const delay = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
   await using server = tcpServer(async (conn) => {
     await delay(60);
     await conn.write(bytesOf("x"));
     await delay(400);
   });
   const [{ roundTripMs }] = await ask({ ...localhost, port: server.port });
-  assertGreater(roundTripMs, 55);
+  assertGreater(roundTripMs, 30);
   assertLess(roundTripMs, 400);
 });
 
@@ -393,7 +397,7 @@ Deno.test("daytime gives up in time on a server that is silent, or trickles, or 
   await using trickling = tcpServer(async (conn) => {
     for (;;) {
       await conn.write(bytesOf("x"));
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await delay(20);
     }
   });
   await using open = tcpServer(async (conn) => {
@@ -427,12 +431,13 @@ Deno.test({
   async fn() {
     const script = `import socket, struct
 s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True)
-c, _ = s.accept(); c.send(b"Monday, Nov")
+c, _ = s.accept(); c.send(b"Monday, Nov"); input()
 c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()`;
     await using python = new Running("python3", ["-c", script]);
-    const [port] = await python.until(/\d+/);
+    const [port] = await python.until(/\d+/), trace = new Trace("daytime", false);
+    trace.data = () => void python.type("now\n");
     assertEquals(
-      await failure(ask({ ...localhost, port: Number(port) })),
+      await failure(ask({ ...localhost, port: Number(port), trace })),
       `56 receiving failed from 127.0.0.1:${port}: connection reset`,
     );
   },
@@ -517,7 +522,8 @@ Deno.test("daytime waits for an answer over UDP only so long, and says so", asyn
     await failure(ask({ ...localhost, port: server.port, udp: true, timeout: 300 })),
     `28 no answer from 127.0.0.1:${server.port} within 0.3 s`,
   );
-  assertEquals(server.questions.length, 3);
+  assertGreaterOrEqual(server.questions.length, 2);
+  assertLessOrEqual(server.questions.length, 3);
 });
 
 Deno.test("daytime asks NIST's servers at most once in 4 s", async () => {
@@ -642,7 +648,7 @@ Deno.test("daytime lets no server drive the terminal", async () => {
   const [first, second, ...rest] = stdout.split("\n");
   assertEquals(first, "\\x1b]0;owned\\x07\\x1b[2Jnoon\\x9b31m \\x202egnp\\x200b");
   assertEquals(second, "second \\x08line");
-  assertMatch(rest.join("\n"), /^cannot be compared with our clock \(no known time zone\?\); round trip [\d.]+ ms\n$/);
+  assertMatch(rest.join("\n"), /^not to be compared with our clock; round trip [\d.]+ ms\n$/);
   const { stdout: json } = await cli(["127.0.0.1", server.port, "--json", "-v"], true);
   assertEquals(JSON.parse(json).text, hostile.trim());
   assertNotMatch(json, /[^\n\x20-\x7e]/);
@@ -654,10 +660,10 @@ Deno.test("daytime adds a line for people on a terminal: when, how far apart the
   try {
     for (
       const [text, words] of [
-        [OURS, /: our clocks agree; round trip [\d.]+ ms$/],
-        [OURS.replace(":05", ":04"), /: their clock is 1\.0 s behind ours; round trip/],
-        [OURS.replace("13:", "14:"), /: their clock is 3600\.0 s ahead of ours; round trip/],
-        [NIST, /: their clock is 0\.5[45]\d s behind ours; round trip [\d.]+ ms$/],
+        [OURS, /; our clocks agree; round trip [\d.]+ ms$/],
+        [OURS.replace(":05", ":04"), /; their clock is 1\.0 s behind ours; round trip/],
+        [OURS.replace("13:", "14:"), /; their clock is 3600\.0 s ahead of ours; round trip/],
+        [NIST, /; their clock is 0\.5\d\d s behind ours; round trip [\d.]+ ms$/],
         [NIST.replace("00 0 0", "00 0 1"), /; their clock, they say, is up to 5 s off$/],
         [NIST.replace("00 0 0", "00 0 3"), /; their clock, they say, is faulty$/],
         [NIST.replace("00 0 0", "00 0 9"), /; their clock, they say, is not good$/],
@@ -669,7 +675,7 @@ Deno.test("daytime adds a line for people on a terminal: when, how far apart the
       const [printed, people, ...rest] = stdout.split("\n");
       assertEquals([printed, rest], [text.trim(), [""]]);
       assertMatch(people, words);
-      assertMatch(people, /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [\w+:\u2212-]+: /);
+      assertMatch(people, /^that is \w{3} Nov 2[34] 2026 \d\d:\d\d:\d\d GMT[+-]\d{4} here; /);
     }
   } finally {
     Date.now = now;
@@ -1010,7 +1016,7 @@ Deno.test("daytime --serve says where it listens, logs who came, and ends well w
     for (const udp of [false, true]) {
       const [{ time, offsetMs, roundTripMs }] = await ask({ ...localhost, ...target, udp });
       assert(time);
-      assertAlmostEquals(Number(offsetMs), 0, 510 + roundTripMs);
+      assertAlmostEquals(Number(offsetMs), 0, 600 + roundTripMs);
     }
   }
   await one.until(/^udp \[::1\]:\d+ 40 bytes in \d\.\d{3} s$/m);
@@ -1026,7 +1032,7 @@ Deno.test("daytime --serve says where it listens, logs who came, and ends well w
   one.kill(WINDOWS ? "SIGBREAK" : "SIGTERM"), two.kill("SIGINT");
   const [first, second] = await Promise.all([one.finish(), two.finish()]);
   assertEquals([first.code, first.stderr, second.code], [0, "", 0]);
-  assertMatch(first.stdout, /\nserved 2 connections, 2 datagrams\n$/);
+  assertMatch(first.stdout, /\nserved 2 over TCP, 2 over UDP\n$/);
   assertEquals(second.stdout, `listening on tcp://127.0.0.1:${two.port}\n`);
 });
 
@@ -1095,7 +1101,7 @@ Deno.test({
   name: "daytime --serve outlives a shortage of descriptors, and serves all who waited",
   ignore: !LINUX || missing("prlimit"),
   async fn() {
-    const script = new URL("daytime.ts", ROOT).pathname;
+    const script = new URL("daytime.ts", ROOT).href;
     const args = ["--nofile=64", Deno.execPath(), "run", "-A", script, "-s", "-p", "0", "--host", "127.0.0.1"];
     await using server = new Running("prlimit", args, { cwd: ROOT });
     const port = Number((await server.until(/listening on udp:\S+:(\d+)/))[1]);
@@ -1112,7 +1118,7 @@ Deno.test({
 
 Deno.test("daytime without --unstable-net names the flag where it needs UDP, and asks over TCP all the same", async () => {
   await using server = says(OURS);
-  const script = new URL("daytime.ts", ROOT).pathname, map = new URL("mirror/import_map.json", ROOT).pathname;
+  const script = new URL("daytime.ts", ROOT).href, map = new URL("mirror/import_map.json", ROOT).href;
   const bare = (...args: string[]) =>
     new Running(Deno.execPath(), ["run", "-A", "--no-config", "--import-map", map, script, ...args]).finish();
   const [tcp, ...others] = await Promise.all([
@@ -1131,7 +1137,7 @@ Deno.test("daytime runs with the permissions of its first line alone, and its pr
   const [first] = (await Deno.readTextFile(new URL("daytime.ts", ROOT))).split("\n", 1);
   assertMatch(first, /^#!\/usr\/bin\/env -S deno run .*--unstable-net/);
   assertNotMatch(first, /-A|--allow-all|--allow-(read|write|run|env|ffi)/);
-  const flags = first.split("deno run ")[1].split(" "), script = new URL("daytime.ts", ROOT).pathname;
+  const flags = first.split("deno run ")[1].split(" "), script = new URL("daytime.ts", ROOT).href;
   const bare = (...args: (string | number)[]) =>
     new Running(Deno.execPath(), ["run", "--no-prompt", ...flags, script, ...args.map(String)], { cwd: ROOT });
   await using server = bare("-s", "-p", 0);
@@ -1167,7 +1173,7 @@ Deno.test({
   ignore: !LINUX,
   async fn() {
     await using server = says(OURS);
-    const script = new URL("daytime.ts", ROOT).pathname;
+    const script = new URL("daytime.ts", ROOT).href;
     for (const flag of ["-4", "--json"]) {
       const command = `"${Deno.execPath()}" run -A "${script}" ${flag} 127.0.0.1 ${server.port} > /dev/full`;
       const { code, stderr } = await new Running("sh", ["-c", command], { cwd: ROOT }).finish();
@@ -1182,12 +1188,12 @@ Deno.test({
   ignore: WINDOWS || missing("python3"),
   async fn() {
     await using server = says("\x1b[31m12 o'clock\x07\r\n");
-    const script = new URL("daytime.ts", ROOT).pathname;
+    const script = new URL("daytime.ts", ROOT).href;
     const command = [Deno.execPath(), "run", "-A", script, "127.0.0.1", `${server.port}`];
     const python = `import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(${JSON.stringify(command)})))`;
     const { code, stdout } = await new Running("python3", ["-c", python], { cwd: ROOT }).finish();
     assertEquals(code, 0);
-    assertMatch(stdout, /\\x1b\[31m12 o'clock\\x07\r\ncannot be compared .*; round trip [\d.]+ ms\r\n/);
+    assertMatch(stdout, /\\x1b\[31m12 o'clock\\x07\r\nnot to be compared .*; round trip [\d.]+ ms\r\n/);
   },
 });
 
@@ -1246,7 +1252,7 @@ _, a = v.recvfrom(100); v.sendto(b"udp from Python", a)`;
 
 /** Runs a shell script with a network and a hosts file of its own; `$daytime` is the command. */
 async function apart(script: string): Promise<Finished> {
-  const daytime = `${Deno.execPath()} run -A ${new URL("daytime.ts", ROOT).pathname}`;
+  const daytime = `${Deno.execPath()} run -A ${new URL("daytime.ts", ROOT).href}`;
   const setup = `set -e; ip link set lo up; mount -t tmpfs none /run
     echo "127.0.0.1 localhost time.nist.gov" > /run/hosts; mount --bind /run/hosts /etc/hosts; daytime="${daytime}"
     trap '[ -z "$server" ] || kill $server' EXIT; ready() { until ss -Hlun | grep -q ":$1 "; do :; done; }`;

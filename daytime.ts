@@ -1,8 +1,8 @@
 #!/usr/bin/env -S deno run --unstable-net --allow-net --allow-sys=networkInterfaces
 /**
- * Asks a server for the date and time (RFC 867), over TCP and over UDP, and can be that server. Over TCP nothing is asked
- * at all: whoever connects is told, and the end of the connection is the end of the answer. The line is made for people:
- * every server writes it in its own way, and many do not say in which time zone.
+ * Asks a server for the date and time (RFC 867), over TCP and over UDP, and can be that server. Over TCP nothing is
+ * asked at all: whoever connects is told, and the end of the connection is the end of the answer. The line is made for
+ * people: every server writes it in its own way, and many do not say in which time zone.
  *
  * Try it in two terminals:
  *
@@ -59,7 +59,7 @@ export async function daytime(conn: Pick<Deno.Conn, "read">, longest = 512): Pro
   return answer.subarray(0, length);
 }
 
-/** The protocol over UDP: an empty datagram asks, once more after `wait` ms without an answer, then after twice that, … */
+/** The protocol over UDP: an empty datagram asks; again after `wait` ms without an answer, then after twice that, … */
 export async function daytimeUdp(socket: Deno.DatagramConn, server: Deno.NetAddr, wait = 1000): Promise<Uint8Array> {
   const failing = Promise.withResolvers<never>();
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -88,10 +88,10 @@ export function formatDaytime(date: Date): string {
   return `${day} ${date.toISOString().slice(11, 19)}-UTC\r\n`;
 }
 
-/** What a line says: the time as ISO 8601 in UTC, and NIST's additions as they stand there; null is what it does not. */
+/** What a line says: the time as ISO 8601 in UTC, and what NIST adds, as it stands there; null is what it does not. */
 export type Reading = {
   time: string | null;
-  /** day since 1858-11-17; `TT`, 50: US summer time; `L`, a leap second ahead; `H`, 0: healthy; how early it was sent */
+  /** day since 1858-11-17; `TT`, 50: US summer time; `L`: leap second ahead; `H`, 0: healthy; how early it was sent */
   nist: { mjd: number; dst: number; leapSecond: number; health: number; advanceMs: number } | null;
 };
 
@@ -104,7 +104,7 @@ const ZONES: Record<string, number> = { // RFC 5322, section 4.3; any other name
   ...{ z: 0, ut: 0, utc: 0, gmt: 0, edt: -4, est: -5, cdt: -5, cst: -6, mdt: -6, mst: -7, pdt: -7, pst: -8 },
 };
 
-/** ISO 8601 in UTC from `2026-11-23T13:17:05`, so many minutes ahead of it; null where the calendar has no such time. */
+/** ISO 8601 in UTC from `2026-11-23T13:17:05`, so many minutes ahead; null where the calendar has no such time. */
 function toUTC(text: string, ahead = 0): string | null {
   const leap = text.endsWith(":60"), plain = `${leap ? text.slice(0, -2) + 59 : text}.000Z`, local = Date.parse(plain);
   if (isNaN(local - ahead) || new Date(local).toISOString() !== plain) return null; // February 30 would become March 2
@@ -114,8 +114,8 @@ function toUTC(text: string, ahead = 0): string | null {
 }
 
 /**
- * Reads a line: NIST's, or one in a format of RFC 867. Any other is free text, and so is one without a zone, inetd's for
- * instance: nothing is guessed. The name of the day is passed over: it is wrong in the RFC's own example.
+ * Reads a line: NIST's, or one in a format of RFC 867. Any other is free text, and so is one without a zone, as inetd
+ * writes it: nothing is guessed. The name of the day is passed over: it is wrong in the RFC's own example.
  */
 export function parseDaytime(text: string): Reading {
   const line = text.trim(), [, days, date, clock, ...rest] = line.match(NIST) ?? [];
@@ -135,8 +135,8 @@ export function parseDaytime(text: string): Reading {
 }
 
 /**
- * What `--json` prints: beside the reading, the line without its end, their clock minus ours (null where the line does not
- * say), and the time from the question to the first byte of the answer.
+ * What `--json` prints: beside the reading, the line without its end, their clock minus ours (null where the line does
+ * not say), and the time from the question to the first byte of the answer.
  */
 export type Answer =
   & { server: string; address: string; port: number; transport: "tcp" | "udp" }
@@ -155,7 +155,7 @@ async function askTcp(target: Target) {
 }
 
 async function askUdp(target: Target, wait: number) {
-  const { socket: bare, to } = await openDatagram(target), socket = target.trace?.datagrams(bare) ?? bare;
+  const { socket: bare, to } = await openDatagram(target), socket = target.trace?.datagrams(bare, to) ?? bare;
   let asked = 0; // the last time: should an earlier question be the one answered, the round trip comes out too short
   const send: Datagrams["send"] = (bytes, to) => (asked = performance.now(), socket.send(bytes, to));
   const receive: Datagrams["receive"] = async (buffer) => {
@@ -249,7 +249,7 @@ async function reply(socket: Datagrams, admit: (from: Deno.NetAddr) => boolean, 
       told.add(who), log(`udp ${who} ${sent} bytes in ${since(started)}`);
     } catch (error) {
       if (closed(error)) return;
-      warn(`cannot answer: ${reason(error)}`); // one peer's trouble, or news of it (ICMP): the socket is as good as before
+      warn(`cannot answer: ${reason(error)}`); // one peer's trouble, or news of it (ICMP): the socket is still good
     }
   }
 }
@@ -284,7 +284,7 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
     if (why || barred(from)) return false;
     return total.datagrams++, true;
   };
-  const replying = sockets.map((socket) => reply(trace?.datagrams(socket, true) ?? socket, admit, log));
+  const replying = sockets.map((socket) => reply(trace?.datagrams(socket) ?? socket, admit, log));
   const accepting = listeners.map(accept);
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   for (const listener of listeners) listener.close();
@@ -336,7 +336,7 @@ type Switches = { serve: boolean; udp: boolean; json: boolean; quiet: boolean; "
 type Flags = Switches & { host?: string; port?: number; timeout?: number };
 
 /** Opens TCP and UDP on one port; where any port will do, on one that is free for both. */
-function open(at: { hostname: string; port: number }, reuse: boolean) {
+function open(at: { hostname: string; port: number; family?: 4 | 6 }, reuse: boolean) {
   for (let tries = 1;; tries++) {
     const listeners = listen((at) => Deno.listen({ ...at, reusePort: reuse }), at), { port } = listeners[0].addr;
     try {
@@ -350,13 +350,13 @@ function open(at: { hostname: string; port: number }, reuse: boolean) {
 }
 
 async function server(given: Given<Flags>): Promise<void> {
-  const { port = PORT, quiet, words, "reuse-port": reuse } = given, hostname = listenAddress(given);
+  const { port = PORT, quiet, words, "reuse-port": reuse } = given, hostname = await listenAddress(given);
   refuse(given, ["udp", "timeout", "json", "diagram"], "is for the client: not with --serve");
   if (words.length) throw new Failure(2, `too many words: "${words[0]}" (--host and --port say where to listen)`);
   needsUnstableNet("UDP");
-  const { listeners, sockets } = open({ hostname, port }, reuse);
-  await announce("tcp", listeners[0].addr, quiet);
-  if (!quiet) await announce("udp", sockets[0].addr as Deno.NetAddr);
+  const { listeners, sockets } = open({ hostname, port, family: given.family }, reuse);
+  await announce("tcp", listeners[0].addr, given);
+  if (!quiet) await announce("udp", sockets[0].addr as Deno.NetAddr, given);
   const log = quiet ? () => {} : say;
   const { connections, datagrams } = await serve({ ...given, listeners, sockets, log });
   log(`served ${connections} over TCP, ${datagrams} over UDP`);

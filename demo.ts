@@ -76,7 +76,7 @@ function exercises({ tcp, udp, time, web }: ReturnType<typeof servers>): Exercis
     ["echo_udp", `-v -c ${hostname}:${udp}`, () =>
       echoed(async (talk) => {
         const trace = new Trace("echo_udp"), { socket, to } = await openDatagram({ hostname, port: udp, trace });
-        await echoUdp.talk({ ...talk, socket: trace.datagrams(socket), to });
+        await echoUdp.talk({ ...talk, socket: trace.datagrams(socket, to), to });
       })],
   ];
 }

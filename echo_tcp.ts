@@ -50,8 +50,9 @@ export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { re
     tally.received += n;
     if (filled.length !== n) filled = buffer.subarray(0, n); // messages are often of one size: the view is kept
     // One write may take only a part. Nothing is read meanwhile: that is backpressure, and bounds the memory.
-    for (let sent = await conn.write(filled); sent < n;) sent += await conn.write(buffer.subarray(sent, n));
-    tally.sent += n;
+    for (let sent = 0, part; sent < n; sent += part, tally.sent += part) {
+      part = await conn.write(sent ? buffer.subarray(sent, n) : filled);
+    }
     if (n === buffer.length && n < 256 * 1024) filled = buffer = new Uint8Array(2 * n); // it was full: more is to come
   }
 }
@@ -110,7 +111,8 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   const changed = () => (change.resolve(), change = Promise.withResolvers());
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
-      if (family === 6 && conn.remoteAddr.hostname.startsWith("::ffff:")) {
+      while (maxConnections && sessions.size >= maxConnections && !signal.aborted) await change.promise;
+      if (signal.aborted || family === 6 && conn.remoteAddr.hostname.startsWith("::ffff:")) {
         conn.close();
         continue;
       }
@@ -120,10 +122,11 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
         sessions.delete(each), total.bytes += each.tally.sent;
         log(line), changed();
       });
-      while (maxConnections && sessions.size >= maxConnections && !signal.aborted) await change.promise;
     }
   };
-  signal.addEventListener("abort", () => (listeners.forEach((listener) => listener.close()), changed()));
+  const stop = () => (listeners.forEach((listener) => listener.close()), changed());
+  if (signal.aborted) stop();
+  else signal.addEventListener("abort", stop);
   const sweep = setInterval(closeIdle, Math.min(idleTimeout / 4, 1000), sessions, idleTimeout);
   if (!idleTimeout) clearInterval(sweep);
   await Promise.all(listeners.map(accept));
@@ -150,26 +153,28 @@ export type TalkOptions = {
  * Throws a {@linkcode Failure} of 18 when the server closes early, 28 when nothing comes back in time.
  */
 export async function talk({ conn, input, output, timeout }: TalkOptions): Promise<void> {
-  let owed = 0, late = false, done = false, timer: ReturnType<typeof setTimeout> | undefined;
-  const watch = () => {
-    clearTimeout(timer);
-    if (timeout && (owed || done)) timer = setTimeout(() => (late = true, conn.close()), timeout);
+  let owed = 0, done = false, late = false, timer: ReturnType<typeof setTimeout> | undefined;
+  // Only a sign of life from the server renews the patience with it: not what we send.
+  const wait = () => {
+    if (timeout && (owed || done)) timer ??= setTimeout(() => (late = true, conn.close()), timeout);
   };
+  const rest = () => timer = void clearTimeout(timer);
   const sending = async () => {
     for await (const bytes of input) {
-      owed += bytes.length, watch();
+      owed += bytes.length, wait();
       await writeAll(conn, bytes);
     }
-    done = true, watch();
+    done = true, wait();
     await conn.closeWrite();
   };
   const receiving = async () => {
     const buffer = new Uint8Array(65_536);
-    for (let n; (n = await conn.read(buffer)) !== null;) {
+    for (let n; (n = await conn.read(buffer)) !== null; wait()) {
+      rest();
+      owed = Math.max(0, owed - n); // a server may also speak unasked
       await output(buffer.subarray(0, n));
-      owed -= n, watch();
     }
-    if (owed || !done) throw new Failure(18, `the server closed the connection with ${owed} bytes still to come back`);
+    if (owed || !done) throw new Failure(18, `the server closed the connection, ${owed} bytes did not come back`);
   };
   try {
     await Promise.all([receiving(), sending()]);
@@ -178,7 +183,7 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
     if (late) throw new Failure(28, `no answer within ${timeout / 1000} s`, error);
     throw error instanceof Failure ? error : new Failure(56, `the exchange failed: ${reason(error)}`, error);
   } finally {
-    clearTimeout(timer);
+    rest();
   }
 }
 
@@ -194,7 +199,7 @@ export type PingOptions = {
   /** what is counted, also where it ends early */
   trips: RoundTrips;
   /** told of each round trip */
-  log: (seq: number, ms: number) => void;
+  log: (seq: number, ms: number) => Promise<void>;
 };
 
 /**
@@ -222,7 +227,8 @@ export async function ping({ conn, count, size, interval, timeout, signal, trips
     if (answer.some((byte, i) => byte !== message[i])) {
       throw new Failure(8, `the answer to seq=${seq} is not what was sent`);
     }
-    trips.add(ms), log(seq, ms);
+    trips.add(ms);
+    await log(seq, ms);
     if (seq < count) await delay(interval - ms, { signal });
   }
   conn.close();
@@ -285,8 +291,9 @@ async function server(given: Given<Flags>): Promise<void> {
   const { "max-connections": maxConnections, "idle-timeout": idleTimeout } = given;
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   if (reusePort) needsUnstableNet("--reuse-port");
-  const listeners = listen((at) => Deno.listen({ ...at, reusePort }), { hostname: listenAddress(given), port });
-  await announce("tcp", listeners[0].addr, quiet);
+  const hostname = await listenAddress(given);
+  const listeners = listen((at) => Deno.listen({ ...at, reusePort }), { hostname, port, family });
+  await announce("tcp", listeners[0].addr, given);
   const log = quiet ? () => {} : say;
   const { connections, bytes } = await serve({ listeners, signal, family, maxConnections, idleTimeout, log, trace });
   log(`served ${connections} connections, ${bytes} bytes`);
@@ -300,9 +307,9 @@ async function client(given: Given<Flags>): Promise<void> {
   using socket = await connect({ ...given, ...parseAddress(to, port), timeout });
   const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr), trips = new RoundTrips();
   if (!count) return await talk({ conn, input: Deno.stdin.readable, output, timeout });
-  const log = (seq: number, ms: number) => say(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms`);
+  const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);
   const error = await ping({ conn, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
-  say(`${trips}`);
+  await output(`${trips}\n`);
   signal.throwIfAborted();
   if (!trips.received) throw new Failure(28, `no answer from ${peer}: ${reason(error)}`, error);
   if (error) say(`echo_tcp: ${reason(error)}`, console.error);

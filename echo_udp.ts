@@ -46,7 +46,7 @@ const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header an
 export async function echo(
   socket: Pick<Deno.DatagramConn, "receive" | "send">,
   admit = (_bytes: number, _from: Deno.NetAddr) => true,
-  failed = (_error: unknown) => {},
+  failed = (_error: unknown, _bytes?: number) => {},
 ): Promise<void> {
   // A datagram that does not fit its buffer is cut short without a word. While some are sent, others are received.
   const spare = Array.from({ length: 8 }, () => new Uint8Array(65_535));
@@ -54,7 +54,7 @@ export async function echo(
     const buffer = spare.pop()!, done = () => spare.push(buffer);
     try {
       const [datagram, from] = await socket.receive(buffer), admitted = admit(datagram.length, from as Deno.NetAddr);
-      const sent = admitted ? socket.send(datagram, from).catch(failed).then(done) : done();
+      const sent = admitted ? socket.send(datagram, from).catch((e) => failed(e, datagram.length)).then(done) : done();
       if (spare.length === 0) await sent; // backpressure
     } catch (error) {
       if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
@@ -108,11 +108,13 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
     if (options.log) note(bytes, from);
     return true;
   };
+  const failed = (error: unknown, bytes?: number) => {
+    if (bytes !== undefined) total.datagrams--, total.bytes -= bytes;
+    warn(`cannot answer: ${reason(error)}`);
+  };
   const sweep = setInterval(closeIdle, 1000, sessions, 3000, log);
-  const echoing = sockets.map((socket) =>
-    echo(trace?.datagrams(socket, true) ?? socket, admit, (error) => warn(`cannot answer: ${reason(error)}`))
-  );
-  await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  const echoing = sockets.map((socket) => echo(trace?.datagrams(socket) ?? socket, admit, failed));
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   // What has arrived is answered still: until nothing more does, or for 5 s.
   const end = performance.now() + 5000;
   for (let before = -1; before !== total.datagrams && performance.now() < end; await delay(50)) {
@@ -168,35 +170,48 @@ async function* answers(socket: Datagrams, to: Deno.NetAddr): AsyncGenerator<Uin
  * Throws a {@linkcode Failure} of 28 when something does not come back in time: nobody else says what UDP lost.
  */
 export async function talk({ socket, to, input, output, timeout }: TalkOptions): Promise<void> {
-  let owed = 0, done = false, timer: ReturnType<typeof setTimeout> | undefined;
-  let change = Promise.withResolvers<void>();
+  const owed: Uint8Array[] = []; // the datagrams that have not come back
   const over = Promise.withResolvers<void>();
-  const watch = () => {
-    clearTimeout(timer);
-    const lost = () => over.reject(new Failure(28, `no answer within ${timeout / 1000} s: ${owed} outstanding`));
-    if (timeout && owed) timer = setTimeout(lost, timeout);
-    if (done && !owed) over.resolve();
-    change.resolve(), change = Promise.withResolvers();
+  let done = false, timer: ReturnType<typeof setTimeout> | undefined, change = Promise.withResolvers<void>();
+  // Only a sign of life from the server renews the patience with it: not what we send.
+  const late = () => over.reject(new Failure(28, `no answer within ${timeout / 1000} s, ${owed.length} outstanding`));
+  const wait = () => {
+    if (timeout && owed.length) timer ??= setTimeout(late, timeout);
+    if (done && !owed.length) over.resolve();
   };
+  const rest = () => timer = void clearTimeout(timer);
   const sending = async () => {
     for await (const line of lines(input)) {
-      while (owed >= 16) await change.promise; // more at once would only be lost on the way
-      owed++, watch();
+      // More at once would only be lost on the way: the buffers of sockets are small.
+      while (owed.length >= 16 || owed.reduce((sum, each) => sum + each.length, line.length) > LARGEST) {
+        await change.promise;
+      }
+      owed.push(line), wait();
       await socket.send(line, to);
     }
-    done = true, watch();
+    done = true, wait();
   };
   const receiving = async () => {
     for await (const datagram of answers(socket, to)) {
+      rest();
+      const i = owed.findIndex((each) =>
+        each.length === datagram.length && each.every((byte, i) => byte === datagram[i])
+      );
+      if (i >= 0) owed.splice(i, 1); // else it came twice, or was not asked for
+      change.resolve(), change = Promise.withResolvers();
       await output(datagram);
-      owed = Math.max(0, owed - 1), watch();
+      wait();
     }
   };
   try {
     await Promise.race([over.promise, Promise.all([sending(), receiving()])]);
     socket.close();
+  } catch (error) {
+    throw error instanceof Failure
+      ? error
+      : new Failure(56, `cannot ask ${formatAddress(to)}: ${reason(error)}`, error);
   } finally {
-    clearTimeout(timer);
+    rest();
   }
 }
 
@@ -211,7 +226,7 @@ export type PingOptions = {
   timeout: number;
   signal: AbortSignal;
   trips: RoundTrips;
-  log: (seq: number, ms: number) => void;
+  log: (seq: number, ms: number) => Promise<void>;
 };
 
 /**
@@ -223,7 +238,7 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
   const sent = new Map<number, number>(), answered = new Set<number>(); // sequence numbers, and when they left
   let highest = 0, answer = Promise.withResolvers<void>();
   const over = Promise.withResolvers<void>();
-  const sort = (datagram: Uint8Array) => {
+  const sort = async (datagram: Uint8Array) => {
     const seq = datagram.length === size ? new DataView(datagram.buffer, datagram.byteOffset).getUint32(0) : 0;
     const ms = performance.now() - (sent.get(seq) ?? NaN);
     if (isNaN(ms) || datagram.some((byte, i) => i > 3 && byte !== message[i])) return trips.note("damaged");
@@ -232,7 +247,8 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
     if (timeout && ms > timeout) return trips.note("late");
     if (seq < highest) trips.note("out of order");
     highest = Math.max(highest, seq);
-    trips.add(ms), log(seq, ms);
+    trips.add(ms);
+    await log(seq, ms);
     answer.resolve(), answer = Promise.withResolvers();
     if (trips.received === count) over.resolve();
   };
@@ -249,7 +265,7 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
     await over.promise.finally(() => clearTimeout(timer));
   };
   const receiving = async () => {
-    for await (const datagram of answers(socket, to)) sort(datagram);
+    for await (const datagram of answers(socket, to)) await sort(datagram);
   };
   await Promise.race([sending(), receiving()]);
   socket.close();
@@ -305,11 +321,12 @@ type Flags = {
 
 async function server(given: Given<Flags>): Promise<void> {
   const { port = PORT, family, quiet, signal, trace, "reuse-port": reuseAddress } = given;
-  const hostname = listenAddress(given), log = quiet ? undefined : say;
+  const hostname = await listenAddress(given), log = quiet ? undefined : say;
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   needsUnstableNet("UDP");
-  const sockets = listen((at) => Deno.listenDatagram({ transport: "udp", ...at, reuseAddress }), { hostname, port });
-  await announce("udp", sockets[0].addr as Deno.NetAddr, quiet);
+  const udp = { transport: "udp", reuseAddress } as const;
+  const sockets = listen((at) => Deno.listenDatagram({ ...at, ...udp }), { hostname, port, family });
+  await announce("udp", sockets[0].addr as Deno.NetAddr, given);
   if (!/^(127\.|::1$)/.test(hostname)) {
     log?.("whoever reaches this port is answered: --host 127.0.0.1 keeps it to this machine");
   }
@@ -323,11 +340,11 @@ async function client(given: Given<Flags>): Promise<void> {
   if (count === 0) throw new Failure(2, "--count must be at least 1");
   if (size < 4 || size > LARGEST) throw new Failure(2, `--size must be from 4 to ${LARGEST}, not ${size}`);
   const { socket: bare, to } = await openDatagram({ ...given, ...parseAddress(host, port) });
-  const socket = trace?.datagrams(bare) ?? bare, peer = formatAddress(to), trips = new RoundTrips();
+  const socket = trace?.datagrams(bare, to) ?? bare, peer = formatAddress(to), trips = new RoundTrips();
   if (!count) return await talk({ socket, to, input: Deno.stdin.readable, output, timeout });
-  const log = (seq: number, ms: number) => say(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms`);
+  const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);
   const error = await ping({ socket, to, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
-  say(`${trips}`);
+  await output(`${trips}\n`);
   signal.throwIfAborted();
   if (!trips.received) throw new Failure(28, `no answer from ${peer}${error ? `: ${reason(error)}` : ""}`, error);
   if (error) say(`echo_udp: ${reason(error)}`, console.error);

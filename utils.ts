@@ -33,13 +33,11 @@ export function within(ms: number, message: string, signal?: AbortSignal): Abort
   return AbortSignal.any(signal ? [signal, late.signal] : [late.signal]);
 }
 
-/** Prints a line; that nobody reads it any more (`| head`) is no reason to stop. */
+/** Prints a line for who may read it: a reader that is gone (`| head`) or a full disk is no reason to stop. */
 export function say(line: string, print: (line: string) => void = console.log): void {
   try {
     print(line);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
-  }
+  } catch { /* there is nowhere left to say so */ }
 }
 
 /** A log of at most one line per `ms` milliseconds: what a flood causes must not flood the log. */
@@ -63,7 +61,7 @@ export function printable(text: string): string {
 /** Bytes as quoted text, `"caf\xc3\xa9\r\n"`, cut at about 60 characters. */
 export function quote(bytes: Uint8Array): string {
   const text = String.fromCharCode(...bytes.subarray(0, 61)).replace(/["\\]/g, "\\$&").replace(/[^ -~]/g, escape);
-  return text.length <= 60 ? `"${text}"` : `"${text.slice(0, 60).replace(/\\(x.?)?$/, "")}"...`;
+  return text.length <= 60 ? `"${text}"` : `"${text.slice(0, 60).match(/^(?:[^\\]|\\[^x]|\\x..)*/)![0]}"...`;
 }
 
 /** Writes all of the bytes: a single `write` may take only part of them. */
@@ -71,12 +69,23 @@ export async function writeAll(to: Pick<Deno.Conn, "write">, bytes: Uint8Array):
   for (let sent = 0; sent < bytes.length;) sent += await to.write(bytes.subarray(sent));
 }
 
-/** Writes to standard output. Throws a {@linkcode Failure} of 23, without words where a pipe was closed (`| head`). */
-export async function output(bytes: Uint8Array): Promise<void> {
-  await writeAll(Deno.stdout, bytes).catch((error) => {
-    const closed = error instanceof Deno.errors.BrokenPipe;
-    throw new Failure(23, closed ? "" : `cannot write the output: ${reason(error)}`, error);
-  });
+const decoder = new TextDecoder();
+
+/**
+ * Writes to standard output; what would drive a terminal is escaped there. Throws a {@linkcode Failure} of 23, without
+ * words where a pipe was closed (`| head`).
+ */
+export async function output(bytes: Uint8Array | string): Promise<void> {
+  const safe = (text: string) => text.replace(/(?!\r\n)[^\n\t -~]/gu, printable);
+  const text = typeof bytes === "string"
+    ? bytes
+    : Deno.stdout.isTerminal() && safe(decoder.decode(bytes, { stream: true }));
+  await writeAll(Deno.stdout, typeof text === "string" ? new TextEncoder().encode(text) : bytes as Uint8Array).catch(
+    (error) => {
+      const closed = error instanceof Deno.errors.BrokenPipe;
+      throw new Failure(23, closed ? "" : `cannot write the output: ${reason(error)}`, error);
+    },
+  );
 }
 
 const SERVICES: Record<string, number> = {
@@ -97,12 +106,22 @@ export function parseAddress(text: string, port: number): { hostname: string; po
   const [, host, after] = (/^[^[]*:.*:/.test(text) ? `[${text}]` : text).match(/^(\[.*\]|[^:]*)(?::(.*))?$/s) ?? [];
   const url = host && !/[\s/?#@\\]/.test(host) ? URL.parse(`http://${host}`) : null; // names outside ASCII: punycode
   if (!url) throw new Failure(2, `"${text}" is not a host: HOST, HOST:PORT or [IPV6]:PORT`);
-  return { hostname: url.hostname.replace(/^\[|\]$/g, ""), port: after === undefined ? port : parsePort(after) };
+  return {
+    hostname: unmapped(url.hostname.replace(/^\[|\]$/g, "")),
+    port: after === undefined ? port : parsePort(after),
+  };
 }
 
-/** An address for people: `127.0.0.1:7777`, `[::1]:7777`; IPv4 that came wrapped in IPv6 is unwrapped. */
+/** An IPv4 address that came wrapped in IPv6, unwrapped: `::ffff:127.0.0.1`, or as URLs have it, `::ffff:7f00:1`. */
+export function unmapped(hostname: string): string {
+  const [, plain, high, low] = hostname.match(/^::ffff:(?:(\d+(?:\.\d+){3})|([\da-f]+):([\da-f]+))$/i) ?? [];
+  const bytes = (hex: string) => [parseInt(hex, 16) >> 8, parseInt(hex, 16) & 255];
+  return plain ?? (high ? [...bytes(high), ...bytes(low)].join(".") : hostname);
+}
+
+/** An address for people: `127.0.0.1:7777`, `[::1]:7777`. */
 export function formatAddress({ hostname, port }: { hostname: string; port: number }): string {
-  const plain = hostname.replace(/^::ffff:(?=\d+\.)/i, "");
+  const plain = unmapped(hostname);
   return plain.includes(":") ? `[${plain}]:${port}` : `${plain}:${port}`;
 }
 
@@ -111,12 +130,16 @@ export function familyOf(hostname: string): 4 | 6 | undefined {
   return hostname.includes(":") ? 6 : /^[\d.]+$/.test(hostname) ? 4 : undefined;
 }
 
-/** The address to listen on: the one given with `--host`, else all of them. Throws a {@linkcode Failure} of 2. */
-export function listenAddress({ host, family }: { host?: string; family?: 4 | 6 }): string {
-  const { hostname, port } = parseAddress(host ?? (family === 4 ? "0.0.0.0" : "::"), NaN);
-  const odds = family && familyOf(hostname) && familyOf(hostname) !== family;
-  if (odds || !isNaN(port)) throw new Failure(2, `--host ${host} is not an ${family ? `IPv${family} ` : ""}address`);
-  return hostname;
+/** The address to listen on: that of `--host`, else all of a family. Throws a {@linkcode Failure} of 2 or 6. */
+export async function listenAddress({ host, family }: { host?: string; family?: 4 | 6 }): Promise<string> {
+  if (host === undefined) return family === 4 ? "0.0.0.0" : "::";
+  const { hostname, port } = parseAddress(host, NaN);
+  if (!isNaN(port)) throw new Failure(2, `--host ${host} has a port: --port says where to listen`);
+  const [address] = await resolve({ hostname, port, family });
+  if (address) return address;
+  throw familyOf(hostname)
+    ? new Failure(2, `--host ${host} is not an IPv${family} address`)
+    : unknownHost({ hostname, port, family });
 }
 
 /** Where to connect to, by which family, within how many milliseconds (0: any), and what watches over it. */
@@ -129,8 +152,9 @@ export type Target = {
   trace?: Trace;
 };
 
-/** The addresses of a host, IPv6 first; none where DNS and the hosts file know of none. */
-export async function resolve({ hostname, family, signal, trace }: Target): Promise<string[]> {
+/** The addresses of a host, IPv6 first; none where DNS and the hosts file know of none. Throws a Failure of 2. */
+export async function resolve({ hostname, port, family, signal, trace }: Target): Promise<string[]> {
+  if (port === 0) throw new Failure(2, "port 0 is nobody's: it only means any free one, to a server");
   const literal = familyOf(hostname);
   if (literal) return literal === (family ?? literal) ? [hostname] : [];
   const ask = (type: "A" | "AAAA") => Deno.resolveDns(hostname, type, { signal }).catch(() => []);
@@ -174,7 +198,8 @@ const unknownHost = ({ hostname, family }: Target) =>
 export async function openDatagram(target: Target): Promise<{ socket: Deno.DatagramConn; to: Deno.NetAddr }> {
   needsUnstableNet("UDP");
   // Of several addresses IPv4's, which comes last: a port where nobody listens is silent, so no other would be tried.
-  const hostname = (await resolve(target)).at(-1), { port, signal, trace } = target;
+  const address = (await resolve(target)).at(-1), { port, signal, trace } = target;
+  const hostname = address === "0.0.0.0" ? "127.0.0.1" : address === "::" ? "::1" : address; // as answers come from there
   if (!hostname) throw unknownHost(target);
   const to: Deno.NetAddr = { transport: "udp", hostname, port };
   const any = hostname.includes(":") ? "::" : "0.0.0.0";
@@ -200,16 +225,16 @@ export function closed(error: unknown): boolean {
  */
 export function listen<S extends { addr: Deno.Addr }>(
   open: (at: { hostname: string; port: number }) => S,
-  at: { hostname: string; port: number },
+  { family, ...at }: { hostname: string; port: number; family?: 4 | 6 },
 ): S[] {
   try {
     const socket = open(at);
-    if (at.hostname !== "::" || Deno.build.os !== "windows") return [socket];
+    if (at.hostname !== "::" || family || Deno.build.os !== "windows") return [socket];
     return [socket, open({ hostname: "0.0.0.0", port: (socket.addr as Deno.NetAddr).port })];
   } catch (error) {
     if (error instanceof Failure) throw error;
     const busy = error instanceof Deno.errors.AddrInUse, barred = error instanceof Deno.errors.PermissionDenied;
-    if (at.hostname === "::" && !busy && !barred) return listen(open, { ...at, hostname: "0.0.0.0" });
+    if (at.hostname === "::" && !family && !busy && !barred) return listen(open, { ...at, hostname: "0.0.0.0" });
     const hint = barred
       ? `: port ${at.port} needs more rights: try --port ${at.port + 1300}`
       : busy
@@ -234,17 +259,21 @@ const TALKATIVE = new Set([0, 7, 9, 13, 17, 19, 37]);
 export function unanswerable({ hostname, port }: Deno.NetAddr, own: number): string | undefined {
   if (port === own) return "it has our own port, and would answer in turn";
   if (TALKATIVE.has(port)) return `port ${port} would answer in turn`;
-  const many = /^(::ffff:)?(22[4-9]\.|23\d\.|255\.255\.255\.255$|0\.)|^ff/i.test(hostname);
+  const many = /^(::ffff:)?(22[4-9]\.|23\d\.|255\.255\.255\.255$|127\.255\.255\.255$|0\.)|^ff/i.test(hostname);
   return many ? "it is not the address of one machine" : undefined;
 }
 
 /** Says where a server listens, and where the local network finds it, if that is known and permitted. */
-export async function announce(transport: "tcp" | "udp", addr: Deno.NetAddr, quiet = false): Promise<void> {
+export async function announce(
+  transport: "tcp" | "udp",
+  addr: Deno.NetAddr,
+  { quiet = false, family }: { quiet?: boolean; family?: 4 | 6 } = {},
+): Promise<void> {
   say(`listening on ${transport}://${formatAddress(addr)}`);
-  if (quiet) return;
   const { state } = await Deno.permissions.query({ name: "sys", kind: "networkInterfaces" });
-  const near = state === "granted" && /^(::|0\.0\.0\.0)$/.test(addr.hostname) && getNetworkAddress();
-  if (near) say(`from the local network: ${transport}://${formatAddress({ hostname: near, port: addr.port })}`);
+  if (quiet || state !== "granted" || !/^(::|0\.0\.0\.0)$/.test(addr.hostname)) return;
+  const hostname = getNetworkAddress(family === 6 ? "IPv6" : "IPv4");
+  if (hostname) say(`from the local network: ${transport}://${formatAddress({ ...addr, hostname })}`);
 }
 
 /**
@@ -285,12 +314,12 @@ export class Trace {
   /** `name` is the client's in the drawing, which goes to `file`. */
   constructor(readonly name: string, readonly verbose = true, readonly file?: string) {}
 
-  #tell(mark: string, text: string, arrow = "->>", line = `${mark} ${text}`) {
+  #tell(mark: string, text: string, arrow = "->>", line = `${mark} ${text}`, note = mark === "*") {
     const time = ((performance.now() - this.#start) / 1000).toFixed(4);
     if (this.verbose && line) say(`${time} ${printable(line)}`, (l) => console.error("%c%s", COLORS[line[0]], l));
     if (!this.file || this.#left-- <= 0) return;
     const [from, to] = mark === ">" ? ["client", `s${this.#server}`] : [`s${this.#server}`, "client"];
-    this.#drawing.push((mark === "*" ? `Note over client,${from}: ` : `${from}${arrow}${to}: `) + harmless(text));
+    this.#drawing.push((note ? `Note over client,${from}: ` : `${from}${arrow}${to}: `) + harmless(text));
   }
   /** Names the server that the arrows lead to from now on. */
   peer(name: string): void {
@@ -304,7 +333,8 @@ export class Trace {
   }
   /** Bytes sent (`>`) or received (`<`). */
   data(mark: string, bytes: Uint8Array, who = ""): void {
-    this.#tell(mark, `${who}${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${quote(bytes)}`);
+    const text = `${who}${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${quote(bytes)}`;
+    this.#tell(mark, text, "->>", `${mark} ${text}`, who !== "");
   }
   /** The same connection, seen; `who` is the peer, where there are several. */
   stream(conn: Stream, who = ""): Stream {
@@ -330,9 +360,10 @@ export class Trace {
       },
     };
   }
-  /** The same datagram socket, seen; `named` with the peer of each datagram. */
-  datagrams(socket: Datagrams, named = false): Datagrams {
-    const who = (addr: Deno.Addr) => named ? `${formatAddress(addr as Deno.NetAddr)} ` : "";
+  /** The same datagram socket, seen; peers are named, but for the one that is asked. */
+  datagrams(socket: Datagrams, asked?: Deno.NetAddr): Datagrams {
+    const name = (addr: Deno.Addr) => `${formatAddress(addr as Deno.NetAddr)} `, usual = asked && name(asked);
+    const who = (addr: Deno.Addr) => name(addr) === usual ? "" : name(addr);
     return {
       receive: async (buffer) => {
         const [bytes, from] = await socket.receive(buffer);
@@ -386,7 +417,7 @@ export class RoundTrips {
     const mdev = Math.sqrt(Math.max(0, squares / received - mean * mean));
     const counts = [...this.#odd].map(([what, n]) => `, ${n} ${what}`).join("");
     const times = [min, mean, max, mdev].map((ms) => ms.toFixed(2)).join("/");
-    const loss = sent ? +(100 * (sent - received) / sent).toFixed(1) : 0;
+    const loss = sent ? +(100 * (sent - received) / sent).toPrecision(6) : 0;
     return `${sent} sent, ${received} received, ${loss}% loss${counts}` +
       (received ? `\nmin/avg/max/mdev = ${times} ms` : "");
   }
@@ -406,7 +437,10 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
   const listed = [...usage.matchAll(/^ +(?:-(\w), )?--([\w-]+)(?: ([A-Z]+)(\.\.\.)?)?/gm)];
   const valued = listed.filter(([, , , kind]) => kind).map(([, , name]) => name);
   const unknown: string[] = [];
-  const given: Record<string, unknown> & { _: (string | number)[] } = parseArgs(args, {
+  // parseArgs would take a word `true` or `false` for the value of the switch before it: behind a NUL it does not see it.
+  const hidden = args.map((arg) => arg.replace(/^(true|false)$/, "\0$1")),
+    shown = (text: string) => text.replace("\0", "");
+  const given: Record<string, unknown> & { _: (string | number)[] } = parseArgs(hidden, {
     alias: Object.fromEntries(listed.flatMap(([, letter, name]) => letter ? [[name, letter]] : [])),
     boolean: listed.filter(([, , , kind]) => !kind).map(([, , name]) => name),
     string: [...valued, "_"],
@@ -416,7 +450,7 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
   if (unknown.length) {
     const { closestString } = await import("jsr:@std/text@^1/closest-string");
     const near = closestString(unknown[0].replace(/=.*/s, ""), listed.map(([, , name]) => `--${name}`));
-    throw new Failure(2, `unknown option ${unknown[0]}: did you mean ${near}? --help lists them all`);
+    throw new Failure(2, `unknown option ${shown(unknown[0])}: did you mean ${near}? --help lists them all`);
   }
   const value = (name: string, kind: string, text: string) => {
     if (text === "") throw new Failure(2, `--${name} needs a value: ${kind}`);
@@ -431,16 +465,16 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
   };
   for (const [, , name, kind, repeatable] of listed) {
     const all = given[name];
-    if (kind) given[name] = (all as string[]).map((text) => value(name, kind, text));
+    if (kind) given[name] = (all as string[]).map((text) => value(name, kind, shown(text)));
     if (kind && !repeatable) given[name] = (given[name] as unknown[]).at(-1);
     if (!kind && (typeof all !== "boolean" || args.some((arg) => arg.startsWith(`--${name}=`)))) {
       throw new Failure(2, `--${name} takes no value`);
     }
   }
-  const extra = given._.map(String).find((word, i) => i >= words || word === "");
+  const list = given._.map((word) => shown(String(word))), extra = list.find((word, i) => i >= words || word === "");
   if (extra !== undefined) throw new Failure(2, extra ? `too many words: "${extra}"` : "an empty word");
   if (given.ipv4 && given.ipv6) throw new Failure(2, "-4 and -6 exclude each other");
-  return { ...given, words: given._.map(String), family: given.ipv4 ? 4 : given.ipv6 ? 6 : undefined };
+  return { ...given, words: list, family: given.ipv4 ? 4 : given.ipv6 ? 6 : undefined };
 }
 
 /** Throws a {@linkcode Failure} of 2 for the first of the options that was given all the same. */
@@ -471,7 +505,7 @@ export async function run<T>(
     if (reason(error)) say(`${command.name}: ${printable(reason(error))}`, console.error);
     return error instanceof Failure ? error.status : 1;
   };
-  const answer = (text: string) => output(new TextEncoder().encode(text)).then(() => 0);
+  const answer = (text: string) => output(text).then(() => 0);
   const version = `${command.name} ${VERSION}\n`;
   try {
     // Asked for alone, as it mostly is, help is at hand before the options are read: that takes as long as all the rest.

@@ -153,10 +153,10 @@ export type TalkOptions = {
  * Throws a {@linkcode Failure} of 18 when the server closes early, 28 when nothing comes back in time.
  */
 export async function talk({ conn, input, output, timeout }: TalkOptions): Promise<void> {
-  let owed = 0, done = false, late = false, timer: ReturnType<typeof setTimeout> | undefined;
-  // Only a sign of life from the server renews the patience with it: not what we send.
+  let owed = 0, done = false, late = false, busy = false, timer: ReturnType<typeof setTimeout> | undefined;
+  // Only a sign of life from the server renews the patience with it: not what we send, nor that our output is slow.
   const wait = () => {
-    if (timeout && (owed || done)) timer ??= setTimeout(() => (late = true, conn.close()), timeout);
+    if (timeout && !busy && (owed || done)) timer ??= setTimeout(() => (late = true, conn.close()), timeout);
   };
   const rest = () => timer = void clearTimeout(timer);
   const sending = async () => {
@@ -169,12 +169,12 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
   };
   const receiving = async () => {
     const buffer = new Uint8Array(65_536);
-    for (let n; (n = await conn.read(buffer)) !== null; wait()) {
-      rest();
+    for (let n; (n = await conn.read(buffer)) !== null; busy = false, wait()) {
+      busy = true, rest();
       owed = Math.max(0, owed - n); // a server may also speak unasked
       await output(buffer.subarray(0, n));
     }
-    if (owed || !done) throw new Failure(18, `the server closed the connection, ${owed} bytes did not come back`);
+    if (owed || !done) throw new Failure(18, `the server closed the connection with ${owed} bytes still to come back`);
   };
   try {
     await Promise.all([receiving(), sending()]);
@@ -199,7 +199,7 @@ export type PingOptions = {
   /** what is counted, also where it ends early */
   trips: RoundTrips;
   /** told of each round trip */
-  log: (seq: number, ms: number) => Promise<void>;
+  log: (seq: number, ms: number) => Promise<void> | void;
 };
 
 /**

@@ -172,11 +172,14 @@ async function* answers(socket: Datagrams, to: Deno.NetAddr): AsyncGenerator<Uin
 export async function talk({ socket, to, input, output, timeout }: TalkOptions): Promise<void> {
   const owed: Uint8Array[] = []; // the datagrams that have not come back
   const over = Promise.withResolvers<void>();
-  let done = false, timer: ReturnType<typeof setTimeout> | undefined, change = Promise.withResolvers<void>();
-  // Only a sign of life from the server renews the patience with it: not what we send.
-  const late = () => over.reject(new Failure(28, `no answer within ${timeout / 1000} s, ${owed.length} outstanding`));
+  let done = false,
+    busy = false,
+    timer: ReturnType<typeof setTimeout> | undefined,
+    change = Promise.withResolvers<void>();
+  // Only a sign of life from the server renews the patience with it: not what we send, nor that our output is slow.
+  const late = () => over.reject(new Failure(28, `no answer within ${timeout / 1000} s: ${owed.length} outstanding`));
   const wait = () => {
-    if (timeout && owed.length) timer ??= setTimeout(late, timeout);
+    if (timeout && !busy && owed.length) timer ??= setTimeout(late, timeout);
     if (done && !owed.length) over.resolve();
   };
   const rest = () => timer = void clearTimeout(timer);
@@ -193,14 +196,14 @@ export async function talk({ socket, to, input, output, timeout }: TalkOptions):
   };
   const receiving = async () => {
     for await (const datagram of answers(socket, to)) {
-      rest();
+      busy = true, rest();
       const i = owed.findIndex((each) =>
         each.length === datagram.length && each.every((byte, i) => byte === datagram[i])
       );
       if (i >= 0) owed.splice(i, 1); // else it came twice, or was not asked for
       change.resolve(), change = Promise.withResolvers();
       await output(datagram);
-      wait();
+      busy = false, wait();
     }
   };
   try {
@@ -226,7 +229,7 @@ export type PingOptions = {
   timeout: number;
   signal: AbortSignal;
   trips: RoundTrips;
-  log: (seq: number, ms: number) => Promise<void>;
+  log: (seq: number, ms: number) => Promise<void> | void;
 };
 
 /**

@@ -376,9 +376,11 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
 
 /** Gets a URL, along its redirects. Throws a {@linkcode Failure}, of any status that the usage text lists. */
 export async function download(options: Options): Promise<void> {
-  const { "max-redirs": most = 20, trace } = options;
+  const { "max-redirs": most = 20, signal, trace } = options;
+  // A write that waits for its reader cannot be cancelled: it is left behind.
+  const over = new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
   for (let { url } = options, hops = 0;; hops++) {
-    const next = await exchange(url, options);
+    const next = await Promise.race([exchange(url, options), over]);
     if (!next) return;
     if (hops === most) throw new Failure(47, `more than ${most} redirects: the next to ${next}`);
     url = redirect(url, next);
@@ -485,9 +487,7 @@ async function client(given: Given<Omit<Options, "url" | "write"> & Words>): Pro
   await using file = path === "-" ? undefined : await create(path);
   using _bar = file && !silent && Deno.stderr.isTerminal() ? bar(tally) : undefined;
   const write = file?.write ?? (Deno.stdout.isTerminal() ? screen() : output);
-  // A write that waits for its reader cannot be cancelled: it is left behind.
-  const over = new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
-  await Promise.race([download({ ...given, url, headers, caCerts, signal, tally, write }), over]);
+  await download({ ...given, url, headers, caCerts, signal, tally, write });
   await file?.keep();
 }
 

@@ -417,7 +417,8 @@ export class RoundTrips {
     const mdev = Math.sqrt(Math.max(0, squares / received - mean * mean));
     const counts = [...this.#odd].map(([what, n]) => `, ${n} ${what}`).join("");
     const times = [min, mean, max, mdev].map((ms) => ms.toFixed(2)).join("/");
-    const loss = sent ? +(100 * (sent - received) / sent).toPrecision(6) : 0;
+    const lost = sent ? 100 * (sent - received) / sent : 0; // never shown as none or all where that is not so
+    const loss = Math.min(+lost.toPrecision(3), received ? 99.9 : 100);
     return `${sent} sent, ${received} received, ${loss}% loss${counts}` +
       (received ? `\nmin/avg/max/mdev = ${times} ms` : "");
   }

@@ -915,7 +915,7 @@ Deno.test({
   },
 });
 
-/** A socket of the server's without a network: it receives what is given, then waits; `done` when all was dealt with. */
+/** A socket of the server's without a network: receives what is given, then waits; `done` when all was dealt with. */
 function scripted(port: number, given: (Deno.NetAddr | Error)[], send: (to: Deno.NetAddr) => Promise<number>) {
   const closed = Promise.withResolvers<never>(), done = Promise.withResolvers<void>();
   const socket = {

@@ -806,6 +806,12 @@ for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
   );
 }
 
+Deno.test("echo_udp --host localhost is found by -c localhost", async () => {
+  await using server = await serve("echo_udp", ["--host", "localhost"]);
+  const { code, stdout } = await run("echo_udp", ["-w", "1", "-c", `localhost:${server.port}`], "hello\n");
+  assertEquals({ code, stdout }, { code: 0, stdout: "hello\n" });
+});
+
 Deno.test("echo_udp --host with a name that does not exist is 6", async () => {
   const { status, said } = await refused("--host", "no-such-host.invalid", "--port", "0");
   assertMatch(said, /^echo_udp: cannot .*no-such-host\.invalid.*$/);
@@ -1132,7 +1138,8 @@ Deno.test("echo_udp -c without an answer is 28", async () => {
   await using server = acting(() => {});
   const { error, text } = await talking(server.addr, [bytesOf("hello\n")], 30);
   assertInstanceOf(error, Failure);
-  assertEquals([error.status, error.message, text], [28, "no answer within 0.03 s: 1 outstanding", ""]);
+  assertEquals([error.status, text], [28, ""]);
+  assertMatch(error.message, /^no answer within 0\.03 s.*\b1 outstanding$/);
 });
 
 Deno.test("echo_udp -c is 28 when one of several answers is missing, and passes on the others", async () => {
@@ -1173,8 +1180,9 @@ Deno.test("echo_udp -c waits for a person who types nothing", async () => {
 Deno.test("echo_udp -c does not take its own slow output for a silent server", async () => {
   await using server = echoing();
   const pager = () => new Promise<void>((resolve) => setTimeout(resolve, 150));
-  const { error, text } = await talking(server.addr, [bytesOf("a\nb\n")], 100, pager);
-  assertEquals({ error, text }, { error: undefined, text: "a\nb\n" });
+  const long = "x".repeat(40_000) + "\n"; // so that each is sent when the one before it came back
+  const { error, text } = await talking(server.addr, [bytesOf("a\nb\n"), bytesOf(long), bytesOf(long)], 100, pager);
+  assertEquals({ error, length: text.length }, { error: undefined, length: 4 + 2 * long.length });
 });
 
 Deno.test("echo_udp -c reads on only as answers come back", async () => {
@@ -1411,7 +1419,7 @@ for (const [how, more, input] of [["-c", "", "yes | "], ["-n", "-n 2 -i 0", ""]]
 async function pinging(to: Deno.NetAddr, options: Partial<PingOptions> = {}) {
   using peer = new Peer(to.hostname.includes(":") ? "::" : "0.0.0.0");
   const trips = new RoundTrips(), lines: [number, number][] = [];
-  const log = (seq: number, ms: number) => void lines.push([seq, ms]);
+  const log = (seq: number, ms: number) => (lines.push([seq, ms]), Promise.resolve());
   const { signal } = new AbortController(), given = { count: 3, size: 64, interval: 0, timeout: 2000, ...options };
   await soon(ping({ socket: peer.socket, to, signal, trips, log, ...given }), "the round trips");
   return { trips, lines, seqs: lines.map(([seq]) => seq), summary: `${trips}` };
@@ -1481,6 +1489,7 @@ Deno.test("echo_udp -n counts answers that are lost, doubled, out of order, dama
   const log = (seq: number) => {
     seqs.push(seq);
     if (seq === 10) last.resolve();
+    return Promise.resolve();
   };
   const { trips, summary } = await pinging(server.addr, { count: 10, timeout: 500, log });
   assertEquals({ sent: trips.sent, received: trips.received }, { sent: 10, received: 6 });
@@ -1546,7 +1555,7 @@ Deno.test("echo_udp -n ends when the signal aborts", async () => {
   await using server = acting(() => {});
   using peer = new Peer();
   const stop = new AbortController(), trips = new RoundTrips(), { signal } = stop;
-  const given = { count: 9, size: 64, interval: 60_000, timeout: 0, log: () => {} };
+  const given = { count: 9, size: 64, interval: 60_000, timeout: 0, log: () => Promise.resolve() };
   const done = ping({ socket: peer.socket, to: server.addr, signal, trips, ...given });
   stop.abort(new Failure(130, ""));
   const error = await soon(assertRejects(() => done), "the end");

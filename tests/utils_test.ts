@@ -301,6 +301,22 @@ Deno.test("listening falls back to 0.0.0.0 where there is no IPv6", () => {
   ], "who asks for one IPv6 address does not get all of IPv4");
 });
 
+Deno.test("listening on :: listens on 0.0.0.0 as well on Windows, at the same port", () => {
+  const { build } = Deno, asked: string[] = [];
+  const open = ({ hostname, port }: { hostname: string; port: number }) => {
+    asked.push(`${hostname} ${port}`);
+    return { addr: { transport: "tcp" as const, hostname, port: port || 5000 } };
+  };
+  try {
+    Object.defineProperty(Deno, "build", { value: { ...build, os: "windows" }, configurable: true });
+    assertEquals(listen(open, { hostname: "::", port: 0 }).length, 2);
+    assertEquals(listen(open, { hostname: "::1", port: 7 }).length, 1);
+  } finally {
+    Object.defineProperty(Deno, "build", { value: build, configurable: true });
+  }
+  assertEquals(asked, [":: 0", "0.0.0.0 5000", "::1 7"]);
+});
+
 Deno.test("a busy port and a privileged port are status 1, with what to do next", () => {
   const at = { hostname: "::", port: 13 };
   assertEquals(failure(() => listen(raise(new Deno.errors.AddrInUse("Address already in use (os error 98)")), at)), [
@@ -548,8 +564,7 @@ Deno.test("a bad command line is status 2, and names the offender", async () => 
     [["--header"], "--header"],
     [["--quiet=1"], "--quiet"],
     [["--quiet=false"], "--quiet"],
-    [["--quiet", "true"], ""], // the option or the word: either names it
-    [["--quiet", "false", "host"], ""],
+    [["--quiet", "false", "host"], "host"],
     [["one", "two"], "two"],
     [["--", "one", "two"], "two"],
     [[""], "empty"],
@@ -561,6 +576,14 @@ Deno.test("a bad command line is status 2, and names the offender", async () => 
     assertEquals(error.status, 2, args.join(" "));
     assertStringIncludes(error.message, offender, args.join(" "));
   }
+});
+
+Deno.test("a word behind a switch stays a word, be it true or false", async () => {
+  for (const word of ["true", "false"]) {
+    const given = await read("--quiet", word);
+    assertEquals([given.quiet, given.words], [true, [word]]);
+  }
+  assertEquals((await read("--header", "true")).header, ["true"]);
 });
 
 Deno.test("an unknown option gets the nearest one suggested", async () => {

@@ -135,7 +135,7 @@ export async function listenAddress({ host, family }: { host?: string; family?: 
   if (host === undefined) return family === 4 ? "0.0.0.0" : "::";
   const { hostname, port } = parseAddress(host, NaN);
   if (!isNaN(port)) throw new Failure(2, `--host ${host} has a port: --port says where to listen`);
-  const [address] = await resolve({ hostname, port, family });
+  const address = (await resolve({ hostname, port, family })).at(-1); // of both families IPv4, as UDP clients do
   if (address) return address;
   throw familyOf(hostname)
     ? new Failure(2, `--host ${host} is not an IPv${family} address`)

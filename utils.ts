@@ -155,6 +155,7 @@ export type Target = {
 /** The addresses of a host, IPv6 first; none where DNS and the hosts file know of none. Throws a Failure of 2. */
 export async function resolve({ hostname, port, family, signal, trace }: Target): Promise<string[]> {
   if (port === 0) throw new Failure(2, "port 0 is nobody's: it only means any free one, to a server");
+  signal?.throwIfAborted();
   const literal = familyOf(hostname);
   if (literal) return literal === (family ?? literal) ? [hostname] : [];
   const ask = (type: "A" | "AAAA") => Deno.resolveDns(hostname, type, { signal }).catch(() => []);
@@ -249,8 +250,9 @@ export function needsUnstableNet(what: string): void {
   if (!("listenDatagram" in Deno)) throw new Failure(1, `${what} needs a flag of Deno's: deno run --unstable-net …`);
 }
 
-// Nothing, echo, discard, daytime, qotd, chargen, time: inetd does not answer these either.
-const TALKATIVE = new Set([0, 7, 9, 13, 17, 19, 37]);
+// Nothing, echo, discard, daytime, qotd, chargen, time: inetd does not answer these either. The last two are where the
+// servers of this collection are found.
+const TALKATIVE = new Set([0, 7, 9, 13, 17, 19, 37, 1313, 7777]);
 
 /**
  * Why a datagram must not be answered, if so: its sender may be another server that answers everything, and the two

@@ -19,6 +19,6 @@ async function serve(conn: Deno.Conn) {
   }
 }
 
-const listener = Deno.listen({ hostname: "127.0.0.1", port: 8080 });
-console.log("listening on http://127.0.0.1:8080");
+const listener = Deno.listen({ hostname: "::", port: 8080 });
+console.log("listening on http://localhost:8080");
 for await (const conn of listener) serve(conn).catch(console.error);

@@ -1185,6 +1185,18 @@ Deno.test("echo_udp -c does not take its own slow output for a silent server", a
   assertEquals({ error, length: text.length }, { error: undefined, length: 4 + 2 * long.length });
 });
 
+Deno.test("echo_udp -c has written everything when it ends, though its output is slow", async () => {
+  await using server = echoing();
+  const writing = Promise.withResolvers<void>();
+  const pager = () => (writing.resolve(), new Promise<void>((resolve) => setTimeout(resolve, 50)));
+  const input = async function* () {
+    yield bytesOf("a\n");
+    await writing.promise;
+  };
+  const { error, text } = await talking(server.addr, input(), 5000, pager);
+  assertEquals({ error, text }, { error: undefined, text: "a\n" });
+});
+
 Deno.test("echo_udp -c reads on only as answers come back", async () => {
   await using server = acting(() => {});
   let read = 0;

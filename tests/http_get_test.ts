@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes, assertThrows } from "jsr:@std/assert@^1";
 import { main, type Options, parseField, parseURL, progress, redirect, request } from "../http_get.ts";
 import { Failure, Trace } from "../utils.ts";
-import { bytes, collect, compress, hold, RawServer, text, write } from "./http_servers.ts";
+import { bytes, checksum, collect, compress, folder, hold, random, RawServer, text, write } from "./http_servers.ts";
 
 const OK = "HTTP/1.1 200 OK\r\n", HI = `${OK}Content-Length: 2\r\n\r\nhi`, NOWHERE = new URL("http://localhost/");
 
@@ -14,16 +14,6 @@ async function complain(...args: string[]): Promise<{ code: number; stderr: stri
   } finally {
     console.error = error;
   }
-}
-
-/** A folder that is gone afterwards. */
-function folder(): { path: string; names: () => string[] } & Disposable {
-  const path = Deno.makeTempDirSync();
-  return {
-    path,
-    names: () => [...Deno.readDirSync(path)].map(({ name }) => name).sort(),
-    [Symbol.dispose]: () => Deno.removeSync(path, { recursive: true }),
-  };
 }
 
 /** The status with which something fails. */
@@ -331,15 +321,6 @@ Deno.test("http_get gives the same answer whether it comes at once or byte by by
   assertEquals((await collect({ url: server.url() })).body, "hello");
 });
 
-/** Bytes in no order, so that a piece lost, doubled or moved shows. */
-function random(length: number): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(length);
-  for (let i = 0; i < length; i += 65_536) crypto.getRandomValues(all.subarray(i, i + 65_536));
-  return all;
-}
-const digest = async (all: Uint8Array<ArrayBuffer>) =>
-  new Uint8Array(await crypto.subtle.digest("SHA-256", all)).toHex();
-
 /** Downloads many bytes; each write takes its time, and looks at its bytes again at the end of it. */
 async function large(options: Omit<Options, "write">): Promise<string> {
   const all: Uint8Array[] = [];
@@ -352,7 +333,7 @@ async function large(options: Omit<Options, "write">): Promise<string> {
   };
   const { code } = await collect({ ...options, write });
   assertEquals(code, 0);
-  return await digest(await new Blob(all as Uint8Array<ArrayBuffer>[]).bytes());
+  return await checksum(...all);
 }
 
 Deno.test("http_get passes on a large body unharmed, while the next piece is received", async () => {
@@ -363,7 +344,7 @@ Deno.test("http_get passes on a large body unharmed, while the next piece is rec
     await write(conn, body);
   });
   for (const path of ["/sized", "/to_the_close"]) {
-    assertEquals(await large({ url: server.url(path) }), await digest(body));
+    assertEquals(await large({ url: server.url(path) }), await checksum(body));
   }
 });
 
@@ -379,7 +360,7 @@ Deno.test("http_get passes on a large body in chunks of all sizes unharmed", asy
     }
     await write(conn, "0\r\n\r\n");
   });
-  assertEquals(await large({ url: server.url() }), await digest(body));
+  assertEquals(await large({ url: server.url() }), await checksum(body));
 });
 
 Deno.test("http_get passes on a body as it arrives, and reads no more than it can pass on", async () => {

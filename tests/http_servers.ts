@@ -11,6 +11,30 @@ export async function compress(format: CompressionFormat, plain: Uint8Array<Arra
   return await new Response(new Blob([plain]).stream().pipeThrough(new CompressionStream(format))).bytes();
 }
 
+/** Bytes in no order, so that a piece lost, doubled or moved shows. */
+export function random(length: number): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(length);
+  for (let i = 0; i < length; i += 65_536) crypto.getRandomValues(all.subarray(i, i + 65_536));
+  return all;
+}
+
+/** The SHA-256 of bytes, in hexadecimal. */
+export async function checksum(...parts: Uint8Array[]): Promise<string> {
+  const all = await new Blob(parts as Uint8Array<ArrayBuffer>[]).arrayBuffer();
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", all));
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** A folder that is gone afterwards. */
+export function folder(): { path: string; names: () => string[] } & Disposable {
+  const path = Deno.makeTempDirSync();
+  return {
+    path,
+    names: () => [...Deno.readDirSync(path)].map(({ name }) => name).sort(),
+    [Symbol.dispose]: () => Deno.removeSync(path, { recursive: true }),
+  };
+}
+
 /** A server on loopback. It is handed each connection and the header section of the request, and closes it afterwards. */
 export class RawServer implements AsyncDisposable {
   readonly requests: string[] = [];

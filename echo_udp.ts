@@ -19,6 +19,7 @@
 import { delay } from "jsr:@std/async@^1/delay";
 import {
   announce,
+  closed,
   type Datagrams,
   Failure,
   formatAddress,
@@ -110,7 +111,7 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   };
   const failed = (error: unknown, bytes?: number) => {
     if (bytes !== undefined) total.datagrams--, total.bytes -= bytes;
-    warn(`cannot answer: ${reason(error)}`);
+    if (!closed(error)) warn(`cannot answer: ${reason(error)}`);
   };
   const sweep = setInterval(closeIdle, 1000, sessions, 3000, log);
   const echoing = sockets.map((socket) => echo(trace?.datagrams(socket) ?? socket, admit, failed));
@@ -180,7 +181,7 @@ export async function talk({ socket, to, input, output, timeout }: TalkOptions):
   const late = () => over.reject(new Failure(28, `no answer within ${timeout / 1000} s: ${owed.length} outstanding`));
   const wait = () => {
     if (timeout && !busy && owed.length) timer ??= setTimeout(late, timeout);
-    if (done && !owed.length) over.resolve();
+    if (done && !busy && !owed.length) over.resolve();
   };
   const rest = () => timer = void clearTimeout(timer);
   const sending = async () => {
@@ -252,7 +253,7 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
     highest = Math.max(highest, seq);
     trips.add(ms);
     await log(seq, ms);
-    answer.resolve(), answer = Promise.withResolvers();
+    answer.resolve();
     if (trips.received === count) over.resolve();
   };
   const sending = async () => {
@@ -260,9 +261,12 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
       new DataView(message.buffer).setUint32(0, seq);
       sent.set(seq, performance.now()), trips.sent++;
       sent.delete(seq - 100_000), answered.delete(seq - 100_000); // what is older than that is forgotten
+      answer = Promise.withResolvers();
       await socket.send(message, to);
       if (seq === count) break;
-      await (interval ? delay(interval, { signal }) : Promise.race([answer.promise, delay(10)]));
+      if (interval) await delay(interval, { signal });
+      const pause = interval ? undefined : setTimeout(answer.resolve, 10); // what is lost does not hold up the others
+      if (!interval) await answer.promise.finally(() => clearTimeout(pause));
     }
     const timer = timeout ? setTimeout(over.resolve, timeout) : undefined;
     await over.promise.finally(() => clearTimeout(timer));

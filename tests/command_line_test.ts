@@ -120,17 +120,19 @@ async function soon<T>(promise: Promise<T>): Promise<T> {
   return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Runs a command line in this process: its status, and the lines it prints. It is to fail before it has data to write. */
+/** Runs a command line in this process: its status, and what it prints. */
 async function command({ name }: Script, ...args: string[]) {
   const { main } = await import(new URL(`${name}.ts`, ROOT).href);
-  const { log, error } = console, out: string[] = [], err: string[] = [];
-  console.log = (line) => void out.push(line);
+  const { log, error } = console, { stdout } = Deno, { write } = stdout, err: string[] = [];
+  let out = "";
+  console.log = (line) => out += `${line}\n`;
   console.error = (line) => void err.push(line);
+  stdout.write = (part) => Promise.resolve((out += new TextDecoder().decode(part), part.length));
   try {
     const status: number = await main(args);
-    return { status, out: out.join("\n"), err: err.join("\n") };
+    return { status, out, err: err.join("\n") };
   } finally {
-    console.log = log, console.error = error;
+    console.log = log, console.error = error, stdout.write = write;
   }
 }
 

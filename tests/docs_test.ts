@@ -45,7 +45,6 @@ function commands({ lines }: Fence): { command: string; output: string[] }[] {
 const named = (command: string) => /^(?:npx \S+ deno@\S+|deno) task (\w+)/.exec(command)?.[1];
 
 const VOLATILE: [RegExp, string][] = [
-  [/\x1b\[[\d;]*m/g, ""],
   [/\w+day, \w+ \d+, \d{4} \d\d:\d\d:\d\d-UTC/g, "DATE"],
   [/^\d+\.\d{4}(?= [*<>])/gm, "TIME"],
   [/\d+(\.\d+)?(?= m?s\b)/g, "TIME"],

@@ -97,7 +97,8 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   const note = (bytes: number, from: Deno.NetAddr) => {
     const peer = formatAddress(from), now = performance.now();
     let session = sessions.get(peer);
-    if (!session && sessions.size >= 100) return; // more at once would be forged, and their log a flood
+    // More at once are forged, as likely as not, and their log would be a flood.
+    if (!session && sessions.size >= 100) return warn("more than 100 peers at once: not all are listed");
     if (!session) sessions.set(peer, session = { datagrams: 0, bytes: 0, started: now, moved: now });
     session.datagrams++, session.bytes += bytes, session.moved = now;
   };

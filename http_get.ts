@@ -20,8 +20,7 @@
 import { connect, Failure, type Given, output, printable, reason, run, VERSION } from "./utils.ts";
 import { type Trace, within, writeAll } from "./utils.ts";
 
-const SECTION = 300 * 1024; // bytes that a header section may have; without a bound, a server could fill the memory
-const LINES = 5000; // after the status line
+const SECTION = 300 * 1024, LINES = 5000; // the bytes and fields of a header section: unbounded, they fill the memory
 
 /** The protocol: sends a request, and yields the answer as it arrives. Each piece is good until the next but one. */
 export async function* get(conn: Pick<Deno.Conn, "read" | "write">, request: Uint8Array): AsyncGenerator<Uint8Array> {
@@ -189,20 +188,21 @@ export class Parser {
   }
 }
 
-type Switch = "include" | "head" | "location" | "fail" | "compressed" | "http1";
-type Amount = "max-redirs" | "connect-timeout" | "max-filesize";
 /** What is asked for, and how: curl's options by their long names. Times are milliseconds, sizes bytes. */
-export type Options = Partial<Record<Switch, boolean> & Record<Amount, number>> & {
-  url: URL;
-  headers?: Field[]; // replace those of the same name; an empty value removes one
-  "user-agent"?: string;
-  family?: 4 | 6;
-  caCerts?: string[]; // authorities to trust as well, in PEM
-  signal?: AbortSignal;
-  trace?: Trace;
-  tally?: { done: number; total: number }; // counts the bytes of the body; `total` is Infinity where it is not known
-  write: (bytes: Uint8Array) => Promise<void>; // takes the answer; the bytes are good until it resolves
-};
+export type Options =
+  & { [name in "include" | "head" | "location" | "fail" | "compressed" | "http1"]?: boolean }
+  & { [name in "max-redirs" | "connect-timeout" | "max-filesize"]?: number }
+  & {
+    url: URL;
+    headers?: Field[]; // replace those of the same name; an empty value removes one
+    "user-agent"?: string;
+    family?: 4 | 6;
+    caCerts?: string[]; // authorities to trust as well, in PEM
+    signal?: AbortSignal;
+    trace?: Trace;
+    tally?: { done: number; total: number }; // counts the bytes of the body; `total` is Infinity where it is not known
+    write: (bytes: Uint8Array) => Promise<void>; // takes the answer; the bytes are good until it resolves
+  };
 
 /** A URL as a person types it, `http://` left out perhaps. Throws a {@linkcode Failure} of 1 or 3. */
 export function parseURL(text: string): URL {
@@ -300,11 +300,12 @@ async function open(url: URL, options: Options): Promise<Deno.Conn> {
     return tls;
   } catch (error) {
     late.throwIfAborted();
-    const why = reason(error), [, untrusted] = why.match(/peer certificate: (.*)/) ?? [];
-    const unknown = untrusted?.replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)");
-    if (unknown) throw new Failure(60, `the certificate of ${hostname} is not trusted: ${unknown}`, error);
-    const plain = why.replace(/.*InvalidContentType.*/, "it does not speak TLS: try http://");
-    throw new Failure(35, `no TLS with ${hostname}: ${plain}`, error);
+    const why = reason(error).replace(/.*InvalidContentType.*/, "it does not speak TLS: try http://")
+      .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
+      .replace(/Other.*CaUsedAsEndEntity.*/, "an authority's own certificate is none for a server");
+    const [, untrusted] = why.match(/peer certificate: (.*)/) ?? [];
+    if (untrusted) throw new Failure(60, `the certificate of ${hostname} is not trusted: ${untrusted}`, error);
+    throw new Failure(35, `no TLS with ${hostname}: ${why}`, error);
   }
 }
 
@@ -320,10 +321,8 @@ async function* answer(pieces: AsyncIterable<Uint8Array>, parser: Parser, settle
     if (error instanceof Failure) throw error;
     const torn = error instanceof Deno.errors.UnexpectedEof; // TLS without its goodbye: anybody may have cut it
     if (torn) parser.end();
-    throw new Failure(
-      torn ? 18 : 56,
-      `receiving failed: ${torn ? "TLS cut off, without close_notify" : reason(error)}`,
-    );
+    const why = torn ? "TLS cut off, without close_notify" : reason(error);
+    throw new Failure(torn ? 18 : 56, `receiving failed: ${why}`, error);
   }
   parser.end();
 }

@@ -11,7 +11,8 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
 import { missing, ROOT, Running } from "./helpers.ts";
 
-const PAGES = ["README.md", ...["README", "daytime", "http_get", "echo_tcp", "echo_udp"].map((it) => `docs/${it}.md`)];
+const DOCS = [...Deno.readDirSync(new URL("docs/", ROOT))].map(({ name }) => `docs/${name}`);
+const PAGES = ["README.md", ...DOCS.filter((path) => path.endsWith(".md"))];
 const read = (path: string) => Deno.readTextFileSync(new URL(path, ROOT));
 
 /** A fence of a page; `section` counts the headings of level 2 before it. */
@@ -45,6 +46,7 @@ function commands({ lines }: Fence): { command: string; output: string[] }[] {
 const named = (command: string) => /^(?:npx \S+ deno@\S+|deno) task (\w+)/.exec(command)?.[1];
 
 const VOLATILE: [RegExp, string][] = [
+  [/\r/g, ""],
   [/\w+day, \w+ \d+, \d{4} \d\d:\d\d:\d\d-UTC/g, "DATE"],
   [/^\d+\.\d{4}(?= [*<>])/gm, "TIME"],
   [/\d+(\.\d+)?(?= m?s\b)/g, "TIME"],

@@ -4,6 +4,7 @@ import { bytes, compress, folder, hold, RawServer, write } from "./http_servers.
 
 const OK = "HTTP/1.1 200 OK\r\n", HI = `${OK}Content-Length: 2\r\n\r\nhi`;
 const WINDOWS = Deno.build.os === "windows";
+const ERASE = "\x1b[K"; // to the end of the line
 const SCRIPT = new URL("http_get.ts", ROOT).pathname;
 const COMMAND = [Deno.execPath(), "run", "-A", "--no-prompt", SCRIPT];
 
@@ -136,12 +137,12 @@ Deno.test("http_get pours no binary onto a terminal", { ignore: missing("python3
 
 Deno.test("http_get lets no server drive the terminal", { ignore: missing("python3") }, async () => {
   await using server = new RawServer(
-    "HTTP/1.1 200 \x1b[31mred\r\nA: \x07bell\r\nContent-Length: 32\r\n\r\na\tb\r\nc\x1b]0;title\x07\rd\x7f\xc3\xa9\xc2\x9b1m\n",
+    "HTTP/1.1 200 \x1b[31mred\r\nA: \x07bell\r\n\r\na\tb\r\nc\x1b]0;title\x07\rd\x7f\xc3\xa9\xc2\x9b1m\n",
   );
   await using script = onTerminal(["-i", server.url().href]);
   const { code, stdout } = await script.finish();
   assertEquals(code, 0);
-  const shown = "HTTP/1.1 200 \\x1b[31mred\r\nA: \\x07bell\r\nContent-Length: 32\r\n\r\n" +
+  const shown = "HTTP/1.1 200 \\x1b[31mred\r\nA: \\x07bell\r\n\r\n" +
     "a\tb\r\nc\\x1b]0;title\\x07\\rd\\x7fé\\x9b1m\n";
   assertEquals(stdout.replace(/\r*\n/g, "\n"), shown.replace(/\r*\n/g, "\n")); // the terminal adds CRs of its own
 });
@@ -159,12 +160,12 @@ Deno.test(
       await write(conn, new Uint8Array(1_000_000));
     });
     await using script = onTerminal(["-o", `${dir.path}/a`, server.url().href]);
-    await script.until(/\r1\.0 MB of 2\.0 MB {2}50% {2}[\d.]+ [kM]B\/s {2}00:00:\d\d left\x1b\[K/);
+    await script.until(/\r1\.0 MB of 2\.0 MB {2}50% {2}[\d.]+ [kM]B\/s {2}00:00:\d\d left/);
     await script.until(/(50%.*){3}/s); // and draws it again
     more.resolve();
     const { code, stdout } = await script.finish();
     assertEquals(code, 0);
-    assertMatch(stdout, /\r\x1b\[K$/);
+    assertEquals(stdout.slice(-4), `\r${ERASE}`);
     assertEquals(Deno.statSync(`${dir.path}/a`).size, 2_000_000);
   },
 );
@@ -178,9 +179,9 @@ Deno.test("http_get keeps its progress within the width of the terminal", { igno
     await write(conn, "i");
   });
   await using script = onTerminal(["-o", `${dir.path}/a`, server.url().href], "stty cols 12");
-  const [, line] = await script.until(/\r([^\r]+)\x1b\[K/);
+  const [, line] = await script.until(/\r([^\r]+)\r/);
   more.resolve();
-  assertEquals(line, "1 B of 2 B ");
+  assertEquals(line, `1 B of 2 B ${ERASE}`);
   assertEquals((await script.finish()).code, 0);
 });
 
@@ -223,8 +224,8 @@ Deno.test("http_get passes on half a gigabyte in little memory", MEMORY, async (
   assertLess(large.peak - small.peak, 20e6);
 });
 
-Deno.test("http_get expands half a gigabyte of zeros in little memory", MEMORY, async () => {
-  const zeros = await compress("gzip", new Uint8Array(256 << 20));
+Deno.test("http_get expands a hundred million zeros in little memory", MEMORY, async () => {
+  const zeros = await compress("gzip", new Uint8Array(100e6));
   await using server = new RawServer(async (conn, request) => {
     const body = request.startsWith("GET /small ") ? await compress("gzip", bytes("small")) : zeros;
     await write(conn, `${OK}Content-Encoding: gzip\r\nContent-Length: ${body.length}\r\n\r\n`);

@@ -178,7 +178,8 @@ async function askUdp(target: Target, wait: number) {
 export async function ask({ udp, timeout = 0, ...target }: Target & { udp?: boolean }): Promise<[Answer, Uint8Array]> {
   const server = formatAddress(target), { hostname } = target, transport = udp ? "udp" : "tcp";
   const late = `no ${udp ? "" : "complete "}answer from ${server} within ${timeout / 1000} s`;
-  const asking = { ...target, signal: within(timeout, late, target.signal) };
+  using signal = within(timeout, late, target.signal);
+  const asking = { ...target, signal };
   asking.signal.throwIfAborted();
   // NIST wants 4 s between two questions; elsewhere, three of them fit into the time.
   const wait = /(^|\.)nist\.gov$/i.test(hostname) ? 4000 : Math.min(1000, (timeout || 5000) / 5);

@@ -57,35 +57,42 @@ export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { re
   }
 }
 
-/** A connection being served, and when something last moved on it (milliseconds). */
-type Session = { conn: Deno.TcpConn; tally: { received: number; sent: number }; seen: number; moved: number };
+type Tally = { received: number; sent: number };
 
-/** Serves one connection, and returns how it ended. Never throws: a client's reset is the client's affair. */
+/** A connection being served, since when, and when something last moved on it (milliseconds). */
+type Session = { conn: Deno.TcpConn; tally: Tally; started: number; seen: number; moved: number };
+
+/** Serves one connection; returns what ended it, if not the client. Never throws: a reset is the client's affair. */
 async function session({ conn, tally }: Session, trace?: Trace): Promise<string> {
-  const started = performance.now(), peer = formatAddress(conn.remoteAddr);
-  let ending = "";
+  const peer = formatAddress(conn.remoteAddr);
   trace?.life(`${peer} accepted`);
   try {
     conn.setNoDelay(true); // an answer does not wait for more to be sent with it
     conn.setKeepAlive(true); // probes find out about peers that vanished without a word
     await echo(trace?.stream(conn, `${peer} `) ?? conn, tally);
+    return "";
   } catch (error) {
-    ending = closed(error) ? "closed" : reason(error);
+    return closed(error) ? "closed" : reason(error);
+  } finally {
+    conn[Symbol.dispose]();
+    trace?.life(`${peer} closed`);
   }
-  conn[Symbol.dispose]();
-  trace?.life(`${peer} closed`);
-  const seconds = ((performance.now() - started) / 1000).toFixed(3);
-  return `${peer} ${tally.sent} bytes in ${seconds} s${ending && `: ${ending}`}`;
 }
 
-/** Closes the connections on which nothing moved for `ms` milliseconds; with `settled`, only those that are owed nothing. */
-function closeIdle(sessions: Iterable<Session>, ms: number, settled = false): void {
+/** A connection that is over, for the log. */
+function describe({ conn, tally, started }: Session, ending: string): string {
+  const seconds = ((performance.now() - started) / 1000).toFixed(3);
+  return `${formatAddress(conn.remoteAddr)} ${tally.sent} bytes in ${seconds} s${ending && `: ${ending}`}`;
+}
+
+/** The connections on which nothing moved for `ms` milliseconds. */
+function idle(sessions: Iterable<Session>, ms: number): Session[] {
   const now = performance.now();
   for (const session of sessions) {
-    const { received, sent } = session.tally;
-    if (session.seen !== received + sent) session.seen = received + sent, session.moved = now;
-    else if (now - session.moved >= ms && !(settled && received > sent)) session.conn[Symbol.dispose]();
+    const seen = session.tally.received + session.tally.sent;
+    if (session.seen !== seen) session.seen = seen, session.moved = now;
   }
+  return [...sessions].filter(({ moved }) => now - moved >= ms);
 }
 
 /** What {@linkcode serve} is told. Times are milliseconds. */
@@ -109,6 +116,13 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   const sessions = new Set<Session>(), total = { connections: 0, bytes: 0 };
   let change = Promise.withResolvers<void>();
   const changed = () => (change.resolve(), change = Promise.withResolvers());
+  const over = (each: Session, ending: string) => {
+    if (!sessions.delete(each)) return;
+    total.bytes += each.tally.sent, changed();
+    log(describe(each, ending));
+  };
+  // In older versions of Deno, closing does not end a write that waits: nobody waits for that.
+  const close = (each: Session) => (each.conn[Symbol.dispose](), over(each, "closed"));
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
       while (maxConnections && sessions.size >= maxConnections && !signal.aborted) await change.promise;
@@ -116,26 +130,25 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
         conn.close();
         continue;
       }
-      const each: Session = { conn, tally: { received: 0, sent: 0 }, seen: 0, moved: performance.now() };
+      const started = performance.now(), tally = { received: 0, sent: 0 };
+      const each: Session = { conn, tally, started, seen: 0, moved: started };
       sessions.add(each), total.connections++;
-      session(each, trace).then((line) => {
-        sessions.delete(each), total.bytes += each.tally.sent;
-        log(line), changed();
-      });
+      session(each, trace).then((ending) => over(each, ending));
     }
   };
   const stop = () => (listeners.forEach((listener) => listener.close()), changed());
   if (signal.aborted) stop();
   else signal.addEventListener("abort", stop);
-  const sweep = setInterval(closeIdle, Math.min(idleTimeout / 4, 1000), sessions, idleTimeout);
+  const sweep = setInterval(() => idle(sessions, idleTimeout).forEach(close), Math.min(idleTimeout / 4, 1000));
   if (!idleTimeout) clearInterval(sweep);
   await Promise.all(listeners.map(accept));
   clearInterval(sweep);
-  for (const end = performance.now() + 5000; sessions.size && performance.now() < end; await delay(20)) {
-    closeIdle(sessions, 100, true);
+  const ending = performance.now();
+  for (const each of sessions) each.moved = ending; // what has arrived may not have been read yet
+  for (; sessions.size && performance.now() < ending + 5000; await delay(20)) {
+    idle(sessions, 100).filter(({ tally }) => tally.sent === tally.received).forEach(close);
   }
-  for (const { conn } of sessions) conn[Symbol.dispose]();
-  while (sessions.size) await change.promise;
+  sessions.forEach(close);
   return total;
 }
 
@@ -158,7 +171,7 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
   const wait = () => {
     if (timeout && !busy && (owed || done)) timer ??= setTimeout(() => (late = true, conn.close()), timeout);
   };
-  const rest = () => timer = void clearTimeout(timer);
+  const rest = () => (busy = true, timer = void clearTimeout(timer));
   const sending = async () => {
     for await (const bytes of input) {
       owed += bytes.length, wait();
@@ -170,7 +183,7 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
   const receiving = async () => {
     const buffer = new Uint8Array(65_536);
     for (let n; (n = await conn.read(buffer)) !== null; busy = false, wait()) {
-      busy = true, rest();
+      rest();
       owed = Math.max(0, owed - n); // a server may also speak unasked
       await output(buffer.subarray(0, n));
     }
@@ -207,7 +220,7 @@ export type PingOptions = {
  * when an answer does not come in time: what comes later could not be told from the next answer.
  */
 export async function ping({ conn, count, size, interval, timeout, signal, trips, log }: PingOptions): Promise<void> {
-  const message = Uint8Array.from({ length: size }, (_, i) => 33 + i % 94), answer = new Uint8Array(size);
+  const message = new Uint8Array(size).map((_, i) => 33 + i % 94), answer = new Uint8Array(size);
   const receiving = async () => {
     for (let got = 0, n; got < size; got += n) {
       n = await conn.read(answer.subarray(got)) ?? 0;
@@ -292,7 +305,8 @@ async function server(given: Given<Flags>): Promise<void> {
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   if (reusePort) needsUnstableNet("--reuse-port");
   const hostname = await listenAddress(given);
-  const listeners = listen((at) => Deno.listen({ ...at, reusePort }), { hostname, port, family });
+  const backlog = { tcpBacklog: 4096 }; // how many may wait to be accepted; Deno's types do not know of it yet
+  const listeners = listen((at) => Deno.listen({ ...at, reusePort, ...backlog }), { hostname, port, family });
   await announce("tcp", listeners[0].addr, given);
   const log = quiet ? () => {} : say;
   const { connections, bytes } = await serve({ listeners, signal, family, maxConnections, idleTimeout, log, trace });

@@ -239,7 +239,7 @@ export type PingOptions = {
  * so answers that are lost, doubled, late (after `timeout`), out of order or damaged are told apart in `trips`.
  */
 export async function ping({ socket, to, count, size, interval, timeout, signal, trips, log }: PingOptions) {
-  const message = Uint8Array.from({ length: size }, (_, i) => 33 + i % 94);
+  const message = new Uint8Array(size).map((_, i) => 33 + i % 94);
   const sent = new Map<number, number>(), answered = new Set<number>(); // sequence numbers, and when they left
   let highest = 0, answer = Promise.withResolvers<void>();
   const over = Promise.withResolvers<void>();

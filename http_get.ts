@@ -289,11 +289,11 @@ async function open(url: URL, options: Options): Promise<Deno.Conn> {
   const began = performance.now(), tcp = await connect({ ...options, hostname, port, timeout });
   if (!secure) return tcp;
   const left = timeout && Math.max(1, began + timeout - performance.now());
-  const late = within(left, `no TLS with ${hostname} in ${timeout / 1000} s`, signal);
+  using late = within(left, `no TLS with ${hostname} in ${timeout / 1000} s`, signal);
   try {
     const tls = await Deno.startTls(tcp, { hostname, caCerts }), close = () => tls[Symbol.dispose]();
     late.addEventListener("abort", close);
-    await tls.handshake();
+    await tls.handshake().catch((error) => (close(), Promise.reject(error)));
     late.removeEventListener("abort", close);
     signal?.addEventListener("abort", close);
     trace?.life(`TLS with ${hostname}`, ">ClientHello", "<ServerHello, Certificate, Finished", ">Finished");
@@ -482,7 +482,7 @@ async function client(given: Given<Omit<Options, "url" | "write"> & Words>): Pro
   // Deno trusts its own list of authorities only, unless this is set before the first use.
   const variable = "DENO_TLS_CA_STORE", { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) Deno.env.set(variable, "system,mozilla");
-  const signal = within(time, `not done within ${time / 1000} s`, given.signal);
+  using signal = within(time, `not done within ${time / 1000} s`, given.signal);
   await using file = path === "-" ? undefined : await create(path);
   using _bar = file && !silent && Deno.stderr.isTerminal() ? bar(tally) : undefined;
   const write = file?.write ?? (Deno.stdout.isTerminal() ? screen() : output);

@@ -27,10 +27,11 @@ export function reason(error: unknown): string {
 }
 
 /** A signal that follows `signal` and, after `ms` milliseconds (0: never), aborts with a {@linkcode Failure} of 28. */
-export function within(ms: number, message: string, signal?: AbortSignal): AbortSignal {
+export function within(ms: number, message: string, signal?: AbortSignal): AbortSignal & Disposable {
   const late = new AbortController();
-  if (ms) AbortSignal.timeout(ms).addEventListener("abort", () => late.abort(new Failure(28, message)));
-  return AbortSignal.any(signal ? [signal, late.signal] : [late.signal]);
+  const timer = ms ? setTimeout(() => late.abort(new Failure(28, message)), ms) : undefined;
+  const either = AbortSignal.any(signal ? [signal, late.signal] : [late.signal]);
+  return Object.assign(either, { [Symbol.dispose]: () => clearTimeout(timer) });
 }
 
 /** Prints a line for who may read it: a reader that is gone (`| head`) or a full disk is no reason to stop. */
@@ -171,14 +172,15 @@ export async function resolve({ hostname, port, family, signal, trace }: Target)
  */
 export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.TcpConn> {
   const { hostname, port, signal: stop, trace } = target;
-  const signal = within(timeout, `cannot connect to ${formatAddress(target)}: no answer in ${timeout / 1000} s`, stop);
+  using signal = within(timeout, `cannot connect to ${formatAddress(target)}: no answer in ${timeout / 1000} s`, stop);
   const addresses = await resolve({ ...target, signal });
   if (!addresses.length && target.family) throw unknownHost(target);
   if (!addresses.length) addresses.push(hostname); // what DNS does not know, the system may: mDNS, for instance
   for (let i = 0;; i++) {
     const at = { hostname: addresses[i], port }, last = i === addresses.length - 1;
+    using patience = within(last ? 0 : 1000, "no answer in 1 s", signal);
     try {
-      const conn = await Deno.connect({ ...at, signal: within(last ? 0 : 1000, "no answer in 1 s", signal) });
+      const conn = await Deno.connect({ ...at, signal: patience });
       trace?.peer(formatAddress(conn.remoteAddr));
       trace?.life(`connected to ${formatAddress(conn.remoteAddr)}`, ">SYN", "<SYN, ACK", ">ACK");
       stop?.addEventListener("abort", () => conn[Symbol.dispose]());

@@ -3,7 +3,7 @@
  *
  * The fences of a page are a script. In ```console, lines that begin with `$ ` are commands, the others their output. With
  * a number, ```console 1, the command stays in that terminal: what it prints is waited for, and a later fence with the
- * number and no command is what it prints next; ```text 1 is what is typed into it. `^C` and `^D` are the keys. A line
+ * number and no command is what it prints next; ```text 1 is what is typed into it. `^C`, `^D` and `⏎` are the keys. A line
  * `...` stands for any lines, and at the end of a line for its rest. A ```mermaid fence is what the `--diagram FILE`
  * before it wrote. ```ts FILE is an excerpt of FILE. Each section, up to the next heading of level 2, has a network of
  * its own, so that the ports that people use are free, and ends with all that it started.
@@ -78,11 +78,17 @@ function assertPrints(printed: string, shown: string[], at: string): void {
 /** A command that stays in its terminal. */
 type Terminal = { running: Running; read: number };
 
+/** Ends a command that does not get on, so that the test fails, and shows what was printed until then. */
+async function patiently<T>(running: Running, work: Promise<T>): Promise<T> {
+  const timer = setTimeout(() => running.kill("SIGKILL"), 20_000);
+  return await work.finally(() => clearTimeout(timer));
+}
+
 /** Waits for the lines that it prints next. */
 async function reads(terminal: Terminal, shown: string[], at: string): Promise<void> {
   const { running, read } = terminal;
   terminal.read += shown.length;
-  await running.until(new RegExp(`^(.*\n){${terminal.read}}`));
+  await patiently(running, running.until(new RegExp(`^(.*\n){${terminal.read}}`)));
   assertPrints(running.stdout.split("\n").slice(read, terminal.read).join("\n"), shown, at);
 }
 
@@ -127,7 +133,7 @@ class Workshop {
     if (kind === "text" && terminal) {
       for (const line of lines) {
         if (line === "^D") await terminal.running.stdin.close();
-        else await terminal.running.type(`${line}\n`);
+        else await terminal.running.type(line === "⏎" ? "\n" : `${line}\n`);
       }
     } else if (kind === "console" && !lines[0].startsWith("$ ")) {
       assert(terminal, `${at}: nothing runs in terminal ${word}`);
@@ -148,9 +154,9 @@ class Workshop {
     const mark = "----- end of command";
     const lines = all.map(({ command }) => `${command}\nstatus=$?; echo; echo "${mark}"; (exit $status)`);
     await using running = await this.#run(`${lines.join("\n")}\ntrue`);
-    const { stdout } = await running.finish();
+    const { stdout } = await patiently(running, running.finish());
     const printed = stdout.split(`\n${mark}\n`);
-    all.forEach(({ command, output }, i) => assertPrints(printed[i], output, `${at}: ${command}`));
+    all.forEach(({ command, output }, i) => assertPrints(printed[i] ?? "", output, `${at}: ${command}`));
   }
 
   /** Ends what a section started. */

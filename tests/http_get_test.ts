@@ -573,17 +573,6 @@ Deno.test("http_get understands curl's letters and long names alike", async () =
   assertEquals(Deno.readTextFileSync(file), `${OK}Content-Length: 2\r\n\r\n`);
 });
 
-Deno.test("http_get says where it could not connect, and to whom", async () => {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = listener.addr;
-  listener.close();
-  assertEquals(await complain(`127.0.0.1:${port}`), {
-    code: 7,
-    stderr: `http_get: cannot connect to 127.0.0.1:${port}: connection refused`,
-  });
-  assertEquals((await complain("-6", "http://127.0.0.1/")).code, 6);
-  assertEquals((await complain("http://nowhere.invalid/")).code, 6);
-});
-
 Deno.test("http_get -o leaves a file when all of it came, and nothing otherwise", async () => {
   using dir = folder();
   const file = `${dir.path}/a`, seen: string[][] = [];

@@ -33,6 +33,21 @@ Deno.test("http_get prints its usage, and its version", async () => {
   assertEquals((await run("http_get", ["-V"])).stdout, "http_get 1.0.0\n");
 });
 
+Deno.test("http_get says where it could not connect, and to whom", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = listener.addr;
+  listener.close();
+  const cases: [number, RegExp, ...string[]][] = [
+    [7, /^http_get: cannot connect to 127\.0\.0\.1:\d+: connection refused\n$/, `127.0.0.1:${port}`],
+    [6, /^http_get: cannot resolve 127\.0\.0\.1: [^\n]+\n$/, "-6", `http://127.0.0.1:${port}/`],
+    [6, /^http_get: cannot resolve nowhere\.invalid: [^\n]+\n$/, "http://nowhere.invalid/"],
+  ];
+  for (const [status, says, ...args] of cases) {
+    const { code, stdout, stderr } = await run("http_get", args);
+    assertEquals([code, stdout], [status, ""], stderr);
+    assertMatch(stderr, says);
+  }
+});
+
 Deno.test("http_get shows the exchange with -v, on stderr", async () => {
   await using server = new RawServer(`${OK}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n`);
   const { stdout, stderr } = await run("http_get", ["-v", server.url().href]);

@@ -19,7 +19,6 @@
 import { delay } from "jsr:@std/async@^1/delay";
 import {
   announce,
-  closed,
   connect,
   connections,
   Failure,
@@ -57,42 +56,27 @@ export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { re
   }
 }
 
-type Tally = { received: number; sent: number };
-
-/** A connection being served, since when, and when something last moved on it (milliseconds). */
-type Session = { conn: Deno.TcpConn; tally: Tally; started: number; seen: number; moved: number };
-
-/** Serves one connection; returns what ended it, if not the client. Never throws: a reset is the client's affair. */
-async function session({ conn, tally }: Session, trace?: Trace): Promise<string> {
-  const peer = formatAddress(conn.remoteAddr);
-  trace?.life(`${peer} accepted`);
-  try {
-    conn.setNoDelay(true); // an answer does not wait for more to be sent with it
-    conn.setKeepAlive(true); // probes find out about peers that vanished without a word
-    await echo(trace?.stream(conn, `${peer} `) ?? conn, tally);
-    return "";
-  } catch (error) {
-    return closed(error) ? "closed" : reason(error);
-  } finally {
-    conn[Symbol.dispose]();
-    trace?.life(`${peer} closed`);
-  }
-}
-
-/** A connection that is over, for the log. */
-function describe({ conn, tally, started }: Session, ending: string): string {
-  const seconds = ((performance.now() - started) / 1000).toFixed(3);
-  return `${formatAddress(conn.remoteAddr)} ${tally.sent} bytes in ${seconds} s${ending && `: ${ending}`}`;
-}
+/** A connection being served: its bytes, since when, and when something last moved on it (milliseconds). */
+type Session = { conn: Deno.TcpConn; received: number; sent: number; started: number; seen: number; moved: number };
 
 /** The connections on which nothing moved for `ms` milliseconds. */
 function idle(sessions: Iterable<Session>, ms: number): Session[] {
   const now = performance.now();
   for (const session of sessions) {
-    const seen = session.tally.received + session.tally.sent;
+    const seen = session.received + session.sent;
     if (session.seen !== seen) session.seen = seen, session.moved = now;
   }
   return [...sessions].filter(({ moved }) => now - moved >= ms);
+}
+
+/** Closes each connection once all that arrived was given back, and after 5 s those that are left. */
+async function drain(sessions: Set<Session>, close: (session: Session) => void): Promise<void> {
+  const started = performance.now();
+  for (const session of sessions) session.moved = started; // what has arrived may not have been read yet
+  for (; sessions.size && performance.now() < started + 5000; await delay(20)) {
+    idle(sessions, 100).filter(({ received, sent }) => sent === received).forEach(close);
+  }
+  sessions.forEach(close);
 }
 
 /** What {@linkcode serve} is told. Times are milliseconds. */
@@ -116,39 +100,43 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   const sessions = new Set<Session>(), total = { connections: 0, bytes: 0 };
   let change = Promise.withResolvers<void>();
   const changed = () => (change.resolve(), change = Promise.withResolvers());
-  const over = (each: Session, ending: string) => {
-    if (!sessions.delete(each)) return;
-    total.bytes += each.tally.sent, changed();
-    log(describe(each, ending));
+  const over = (session: Session, error?: unknown) => {
+    const { conn, sent, started } = session, peer = formatAddress(conn.remoteAddr);
+    if (!sessions.delete(session)) return; // closed by us: in older versions of Deno a write goes on waiting then
+    conn[Symbol.dispose]();
+    total.bytes += sent, changed();
+    trace?.life(`${peer} closed`);
+    const seconds = ((performance.now() - started) / 1000).toFixed(3);
+    log(`${peer} ${sent} bytes in ${seconds} s${error ? `: ${reason(error)}` : ""}`); // a reset is the client's affair
   };
-  // In older versions of Deno, closing does not end a write that waits: nobody waits for that.
-  const close = (each: Session) => (each.conn[Symbol.dispose](), over(each, "closed"));
+  const begin = (conn: Deno.TcpConn) => {
+    const now = Math.round(performance.now()), who = trace ? `${formatAddress(conn.remoteAddr)} ` : "";
+    const session: Session = { conn, received: 0, sent: 0, started: now, seen: 0, moved: now };
+    const ended = (error?: unknown) => over(session, error);
+    sessions.add(session), total.connections++;
+    trace?.life(`${who}accepted`);
+    try {
+      conn.setNoDelay(true); // an answer does not wait for more to be sent with it
+      conn.setKeepAlive(true); // probes find out about peers that vanished without a word
+      echo(trace?.stream(conn, who) ?? conn, session).then(ended, ended);
+    } catch (error) {
+      ended(error);
+    }
+  };
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
       while (maxConnections && sessions.size >= maxConnections && !signal.aborted) await change.promise;
-      if (signal.aborted || family === 6 && conn.remoteAddr.hostname.startsWith("::ffff:")) {
-        conn.close();
-        continue;
-      }
-      const started = performance.now(), tally = { received: 0, sent: 0 };
-      const each: Session = { conn, tally, started, seen: 0, moved: started };
-      sessions.add(each), total.connections++;
-      session(each, trace).then((ending) => over(each, ending));
+      if (signal.aborted || family === 6 && conn.remoteAddr.hostname.startsWith("::ffff:")) conn.close();
+      else begin(conn);
     }
   };
+  const close = (session: Session) => over(session, "closed");
   const stop = () => (listeners.forEach((listener) => listener.close()), changed());
-  if (signal.aborted) stop();
-  else signal.addEventListener("abort", stop);
-  const sweep = setInterval(() => idle(sessions, idleTimeout).forEach(close), Math.min(idleTimeout / 4, 1000));
+  signal.aborted ? stop() : signal.addEventListener("abort", stop);
+  const sweep = setInterval(() => idle(sessions, idleTimeout).forEach(close), Math.min(idleTimeout / 4 || 1000, 1000));
   if (!idleTimeout) clearInterval(sweep);
-  await Promise.all(listeners.map(accept));
-  clearInterval(sweep);
-  const ending = performance.now();
-  for (const each of sessions) each.moved = ending; // what has arrived may not have been read yet
-  for (; sessions.size && performance.now() < ending + 5000; await delay(20)) {
-    idle(sessions, 100).filter(({ tally }) => tally.sent === tally.received).forEach(close);
-  }
-  sessions.forEach(close);
+  await Promise.all(listeners.map(accept)).finally(() => clearInterval(sweep));
+  await drain(sessions, close);
   return total;
 }
 

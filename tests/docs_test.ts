@@ -55,6 +55,7 @@ const VOLATILE: [RegExp, string][] = [
   [/\[(::1|::ffff:127\.0\.0\.1)\]|::1\b|\b127\.0\.0\.1/g, "LOOPBACK"],
   [/(LOOPBACK[: ]|port )[3-6]\d{4}\b/g, "$1PORT"],
   [/pid=\d+,fd=\d+/g, "PID"],
+  [/(LISTEN\s+0\s+)\d+/g, "$1MANY"],
   [/[ \t]+/g, " "],
   [/ +$/gm, ""],
 ];
@@ -88,7 +89,7 @@ async function patiently<T>(running: Running, work: Promise<T>): Promise<T> {
 async function reads(terminal: Terminal, shown: string[], at: string): Promise<void> {
   const { running, read } = terminal;
   terminal.read += shown.length;
-  await patiently(running, running.until(new RegExp(`^(.*\n){${terminal.read}}`)));
+  await patiently(running, running.until(new RegExp(`^([^\n]*\n){${terminal.read}}`)));
   assertPrints(running.stdout.split("\n").slice(read, terminal.read).join("\n"), shown, at);
 }
 

@@ -19,7 +19,6 @@
 import { delay } from "jsr:@std/async@^1/delay";
 import {
   announce,
-  closed,
   type Datagrams,
   Failure,
   formatAddress,
@@ -47,19 +46,18 @@ const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header an
 export async function echo(
   socket: Pick<Deno.DatagramConn, "receive" | "send">,
   admit = (_bytes: number, _from: Deno.NetAddr) => true,
-  failed = (_error: unknown, _bytes?: number) => {},
+  failed = (_error: unknown, _unsent?: Uint8Array) => {},
 ): Promise<void> {
-  // A datagram that does not fit its buffer is cut short without a word. While some are sent, others are received.
-  const spare = Array.from({ length: 8 }, () => new Uint8Array(65_535));
+  const buffer = new Uint8Array(65_535); // a datagram that does not fit its buffer is cut short without a word
   for (;;) {
-    const buffer = spare.pop()!, done = () => spare.push(buffer);
+    let unsent: Uint8Array | undefined;
     try {
-      const [datagram, from] = await socket.receive(buffer), admitted = admit(datagram.length, from as Deno.NetAddr);
-      const sent = admitted ? socket.send(datagram, from).catch((e) => failed(e, datagram.length)).then(done) : done();
-      if (spare.length === 0) await sent; // backpressure
+      const [datagram, from] = await socket.receive(buffer);
+      if (!admit(datagram.length, from as Deno.NetAddr)) continue;
+      await socket.send(unsent = datagram, from);
     } catch (error) {
-      if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return;
-      failed(error), done(); // one peer's trouble, or news of it (ICMP): the socket is as good as before
+      if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return; // it was closed
+      failed(error, unsent); // one peer's trouble, or news of it (ICMP): the socket is as good as before
     }
   }
 }
@@ -110,9 +108,9 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
     if (options.log) note(bytes, from);
     return true;
   };
-  const failed = (error: unknown, bytes?: number) => {
-    if (bytes !== undefined) total.datagrams--, total.bytes -= bytes;
-    if (!closed(error)) warn(`cannot answer: ${reason(error)}`);
+  const failed = (error: unknown, unsent?: Uint8Array) => {
+    if (unsent) total.datagrams--, total.bytes -= unsent.length;
+    warn(`cannot answer: ${reason(error)}`);
   };
   const sweep = setInterval(closeIdle, 1000, sessions, 3000, log);
   const echoing = sockets.map((socket) => echo(trace?.datagrams(socket) ?? socket, admit, failed));

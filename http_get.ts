@@ -327,8 +327,8 @@ async function* answer(pieces: AsyncIterable<Uint8Array>, parser: Parser, settle
   parser.end();
 }
 
-/** Passes on the body, its codings undone; too much of it aborts `stop`. */
-async function pass(head: Head, length: number, body: Body, options: Options, stop: AbortController) {
+/** Passes on the body, its codings undone. Throws a {@linkcode Failure} of 22, 61 or 63. */
+async function pass(head: Head, length: number, body: Body, options: Options): Promise<void> {
   const { fail, compressed, "max-filesize": max = 0, write, tally = { done: 0, total: 0 } } = options;
   if (fail && head.status >= 400) throw new Failure(22, `the server answers ${head.line.slice(9)}`);
   if (max && max < length && length < Infinity) throw new Failure(63, `too large: ${length} bytes`);
@@ -337,7 +337,7 @@ async function pass(head: Head, length: number, body: Body, options: Options, st
   for await (const part of coded.reduceRight((body, coding) => undo(coding, body), body)) {
     const writing = write(part.subarray(0, (max || Infinity) - tally.done));
     tally.done += part.length;
-    if (max && tally.done > max) return writing.then(() => stop.abort(new Failure(63, `more than ${max} bytes`)));
+    if (max && tally.done > max) throw new Failure(63, `more than ${max} bytes`);
     if (coded.length) await writing;
   }
 }
@@ -361,13 +361,12 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
       if (include || asked) write(head.bytes);
     } while (head.status < 200);
     const next = location && /^30[12378]$/.test(`${head.status}`) ? field(head, "location") : "";
-    if (!next) await pass(head, parser.length, events as Body, { ...options, write }, stop);
+    if (!next) await pass(head, parser.length, events as Body, { ...options, write });
     await writing;
-    signal.throwIfAborted();
     conn.close();
     return next;
   } catch (error) {
-    await writing.catch(() => {});
+    await writing.catch(() => {}); // what is good of the body
     signal.throwIfAborted();
     throw error;
   }

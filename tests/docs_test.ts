@@ -51,7 +51,7 @@ const VOLATILE: [RegExp, string][] = [
   [/^\d+\.\d{4}(?= [*<>])/gm, "TIME"],
   [/\d+(\.\d+)?(?= m?s\b)/g, "TIME"],
   [/= (TIME|[\d.]+\/)+(?=.* ms)/g, "= TIMES"],
-  [/\d{7,}(?= bytes)/g, "MANY"],
+  [/\d{6,}(?= bytes)/g, "MANY"],
   [/\[(::1|::ffff:127\.0\.0\.1)\]|::1\b|\b127\.0\.0\.1/g, "LOOPBACK"],
   [/(LOOPBACK[: ]|port )[3-6]\d{4}\b/g, "$1PORT"],
   [/pid=\d+,fd=\d+/g, "PID"],

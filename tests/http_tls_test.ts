@@ -182,3 +182,22 @@ Deno.test("http_get says 18 for TLS that is cut off, as the end of the body may 
     await middle.serving;
   }
 });
+
+Deno.test("http_get says 52 for TLS that is cut off before an answer", TLS, async () => {
+  using authority = new Authority();
+  const asked = Promise.withResolvers<void>();
+  await using server = new RawServer((conn) => (asked.resolve(), hold(conn)), authority.listen("here"));
+  const middle = relay(server.port, asked.promise), url = new URL(`https://127.0.0.1:${middle.port}/`);
+  assertEquals((await collect({ url, caCerts: authority.caCerts })).code, 52);
+  await middle.serving;
+});
+
+Deno.test("http_get takes longer than --connect-timeout, once it is connected", TLS, async () => {
+  using authority = new Authority();
+  await using server = new RawServer(async (conn) => {
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await write(conn, HI);
+  }, authority.listen("here"));
+  const url = server.url("/", "https"), { caCerts } = authority;
+  assertEquals((await collect({ url, caCerts, "connect-timeout": 400 })).body, "hi");
+});

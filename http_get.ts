@@ -17,7 +17,7 @@
  *
  * @module
  */
-import { connect, Failure, type Given, output, printable, reason, run, VERSION } from "./utils.ts";
+import { connect, Failure, type Given, output, reason, run, VERSION } from "./utils.ts";
 import { type Trace, within, writeAll } from "./utils.ts";
 
 const SECTION = 300 * 1024, LINES = 5000; // the bytes and fields of a header section: unbounded, they fill the memory
@@ -44,7 +44,7 @@ const bare = (text: string) => text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
 /** Reads the lines of a header section (RFC 9112 2 to 5). Throws a {@linkcode Failure} of 1 or 8. */
 function parseHead([line, ...rest]: string[], bytes: Uint8Array): Head {
   const status = Number(line.match(/^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?![^ \t])/)?.[1]), fields: Field[] = [];
-  if (!status) throw new Failure(1, `the server does not answer in HTTP/1: "${line.slice(0, 60)}"`);
+  if (!status) throw new Failure(1, `the server does not speak HTTP/1, but "${line.slice(0, 60)}"`);
   for (const each of rest) {
     const [, name, value] = each.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [], [last] = fields.slice(-1);
     const wrong = /[\0\r]/.test(each) || !name && !(last && /^[ \t]/.test(each));
@@ -151,7 +151,8 @@ export class Parser {
       this.#at += more.length, this.#holds += more.length;
       const first = latin1(this.#held.subarray(from, Math.min(this.#holds, from + start.length)));
       // Not put off to the end of the line: a server that speaks something else may never end it.
-      if (!start.startsWith(first)) throw new Failure(1, `the server does not answer in HTTP/1: it says "${first}"`);
+      const hint = first[0] === "\x15" ? ", which is TLS: try https://" : ""; // an alert
+      if (!start.startsWith(first)) throw new Failure(1, `the server does not speak HTTP/1, but "${first}"${hint}`);
       if (end) return latin1(this.#held.subarray(from, this.#holds)).replace(/\r?\n$/, "");
       yield* this.#more(start && !this.#holds ? "" : early);
     }
@@ -294,7 +295,6 @@ async function open(url: URL, options: Options): Promise<Deno.Conn> {
     const tls = await Deno.startTls(tcp, { hostname, caCerts }), close = () => tls[Symbol.dispose]();
     late.addEventListener("abort", close);
     await tls.handshake().catch((error) => (close(), Promise.reject(error)));
-    late.removeEventListener("abort", close);
     signal?.addEventListener("abort", close);
     trace?.life(`TLS with ${hostname}`, ">ClientHello", "<ServerHello, Certificate, Finished", ">Finished");
     return tls;
@@ -386,14 +386,11 @@ export async function download(options: Options): Promise<void> {
   }
 }
 
-/** Standard output where it is a terminal, which no server is to drive. */
-function screen(): Options["write"] {
-  const decoder = new TextDecoder();
-  return (bytes) => {
-    if (bytes.includes(0)) throw new Failure(23, "the body is binary, and not for a terminal: use -o FILE, or a pipe");
-    const text = decoder.decode(bytes, { stream: true }).replace(/(?!\r\n)[^\n\t -~]/gu, printable);
-    return output(new TextEncoder().encode(text));
-  };
+/** Standard output. On a terminal `output` escapes what could drive it; what is binary would still be of no use there. */
+function print(bytes: Uint8Array): Promise<void> {
+  const binary = bytes.includes(0) && Deno.stdout.isTerminal();
+  if (binary) throw new Failure(23, "the body is binary, and not for a terminal: use -o FILE, or a pipe");
+  return output(bytes);
 }
 
 /** A file that is there when it is whole: written beside, then renamed. What is no file (/dev/null) is written at once. */
@@ -484,8 +481,7 @@ async function client(given: Given<Omit<Options, "url" | "write"> & Words>): Pro
   using signal = within(time, `not done within ${time / 1000} s`, given.signal);
   await using file = path === "-" ? undefined : await create(path);
   using _bar = file && !silent && Deno.stderr.isTerminal() ? bar(tally) : undefined;
-  const write = file?.write ?? (Deno.stdout.isTerminal() ? screen() : output);
-  await download({ ...given, url, headers, caCerts, signal, tally, write });
+  await download({ ...given, url, headers, caCerts, signal, tally, write: file?.write ?? print });
   await file?.keep();
 }
 

@@ -173,7 +173,7 @@ check(
 
 Deno.test("http_get knows that an answer is not HTTP at its first bytes, without a line end", () => {
   const parser = new Parser("GET");
-  assertThrows(() => [...parser.feed(bytes("\x15\x03\x01"))], Failure, "does not answer in HTTP/1");
+  assertThrows(() => [...parser.feed(bytes("\x15\x03\x01"))], Failure, "which is TLS: try https://");
 });
 
 Deno.test("http_get says which rule of RFC 9112 frames a body, and shows chunks and trailers", () => {

@@ -157,7 +157,11 @@ async function askTcp(target: Target) {
 async function askUdp(target: Target, wait: number) {
   const { socket: bare, to } = await openDatagram(target), socket = target.trace?.datagrams(bare, to) ?? bare;
   let asked = 0; // the last time: should an earlier question be the one answered, the round trip comes out too short
-  const send: Datagrams["send"] = (bytes, to) => (asked = performance.now(), socket.send(bytes, to));
+  const send: Datagrams["send"] = (bytes, to) => {
+    if (asked) target.trace?.life(`no answer for ${((performance.now() - asked) / 1000).toFixed(1)} s: asking again`);
+    asked = performance.now();
+    return socket.send(bytes, to);
+  };
   const receive: Datagrams["receive"] = async (buffer) => {
     const [bytes, from] = await socket.receive(buffer), who = formatAddress(from as Deno.NetAddr);
     if (who !== formatAddress(to)) target.trace?.life(`ignored: ${who} was not asked`);

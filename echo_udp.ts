@@ -351,6 +351,8 @@ async function client(given: Given<Flags>): Promise<void> {
   const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);
   const error = await ping({ socket, to, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
   await output(`${trips}\n`);
+  const lost = trips.sent - trips.received;
+  if (lost) trace?.life(`no answer to ${lost} of ${trips.sent}`);
   signal.throwIfAborted();
   if (!trips.received) throw new Failure(28, `no answer from ${peer}${error ? `: ${reason(error)}` : ""}`, error);
   if (error) say(`echo_udp: ${reason(error)}`, console.error);

@@ -188,6 +188,8 @@ export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.
     } catch (error) {
       signal.throwIfAborted();
       if (/lookup address/.test(reason(error))) throw unknownHost(target);
+      const refused = last && error instanceof Deno.errors.ConnectionRefused;
+      if (refused) trace?.peer(formatAddress(at)), trace?.life("", ">SYN", "<RST, ACK");
       if (last) throw new Failure(7, `cannot connect to ${formatAddress(at)}: ${reason(error)}`, error);
       trace?.life(`cannot connect to ${formatAddress(at)}: ${reason(error)}`);
     }
@@ -305,8 +307,14 @@ export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 export type Datagrams = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 
 const COLORS: Record<string, string> = { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
-// Mermaid and Markdown give a meaning to many characters; what is not harmless is written as its code.
-const harmless = (text: string) => text.replace(/[^\w .,/()-]/gu, (c) => `#${c.codePointAt(0)};`);
+// Mermaid and Markdown give a meaning to these characters, and Mermaid to these words before a colon: they become codes.
+const harmless = (text: string) =>
+  printable(text.slice(0, 200)).replace(
+    /[^ -~]|[#;$%&<>`]|w(?=rap:)|s(?=tyle)|c(?=lassDef)/gu,
+    (c) => `#${c.codePointAt(0)};`,
+  );
+const DRAWN = 199; // events in a drawing, and the last one: more cannot be read
+const SIZE = 40_000; // characters: Mermaid draws no more than 50,000
 
 /** The exchange as it happens: printed with `-v`, drawn with `--diagram`. It wraps sockets, so that protocols stay bare. */
 export class Trace {
@@ -314,34 +322,38 @@ export class Trace {
   #servers = ["server"];
   #server = 1;
   #drawing: string[] = [];
-  #left = 200;
+  #size = 0;
+  #rest = { events: 0, "*": 0, ">": 0, "<": 0, last: "" };
   /** `name` is the client's in the drawing, which goes to `file`. */
   constructor(readonly name: string, readonly verbose = true, readonly file?: string) {}
 
-  #tell(mark: string, text: string, arrow = "->>", line = `${mark} ${text}`, note = mark === "*") {
+  #tell(mark: "*" | ">" | "<", text: string, arrow = "", bytes = 0, line = `${mark} ${text}`) {
     const time = ((performance.now() - this.#start) / 1000).toFixed(4);
     if (this.verbose && line) say(`${time} ${printable(line)}`, (l) => console.error("%c%s", COLORS[line[0]], l));
-    if (!this.file || this.#left-- <= 0) return;
+    if (!this.file) return;
     const [from, to] = mark === ">" ? ["client", `s${this.#server}`] : [`s${this.#server}`, "client"];
-    this.#drawing.push((note ? `Note over client,${from}: ` : `${from}${arrow}${to}: `) + harmless(text));
+    const event = (arrow ? `${from}${arrow}${to}: ` : "Note left of client: ") + harmless(text);
+    if (this.#drawing.length < DRAWN && this.#size < SIZE) this.#size += event.length, this.#drawing.push(event);
+    else this.#rest.events++, this.#rest[mark] += bytes, this.#rest.last = event;
   }
   /** Names the server that the arrows lead to from now on. */
   peer(name: string): void {
     if (this.#servers[0] === "server") this.#servers.pop();
     this.#server = 1 + this.#servers.indexOf(name) || this.#servers.push(name);
   }
-  /** An event in a socket's life: a note in the drawing, or the TCP segments that it stands for (`>SYN`, `<ACK`). */
+  /** An event in a socket's life: a note in the drawing, or what it stands for on the wire (`>SYN`, `<ACK`). */
   life(text: string, ...segments: string[]): void {
     if (segments.length === 0) this.#tell("*", text);
-    segments.forEach((s, i) => this.#tell(s[0], s.slice(1), "-->>", i ? "" : `* ${text}`));
+    segments.forEach((s, i) => this.#tell(s[0] as ">" | "<", s.slice(1), "-->>", 0, i || !text ? "" : `* ${text}`));
   }
-  /** Bytes sent (`>`) or received (`<`). */
-  data(mark: string, bytes: Uint8Array, who = ""): void {
-    const text = `${who}${bytes.length} ${bytes.length === 1 ? "byte" : "bytes"} ${quote(bytes)}`;
-    this.#tell(mark, text, "->>", `${mark} ${text}`, who !== "");
+  /** Bytes sent (`>`) or received (`<`), in a stream (`->>`) or as a datagram (`-)`). */
+  data(mark: ">" | "<", bytes: Uint8Array, who = "", arrow = "->>"): void {
+    const n = bytes.length;
+    this.#tell(mark, `${who}${n} ${n === 1 ? "byte" : "bytes"} ${quote(bytes)}`, who ? "" : arrow, n);
   }
   /** The same connection, seen; `who` is the peer, where there are several. */
   stream(conn: Stream, who = ""): Stream {
+    let finished = false; // our half
     return {
       read: async (buffer) => {
         const n = await conn.read(buffer);
@@ -356,11 +368,12 @@ export class Trace {
       },
       closeWrite: async () => {
         await conn.closeWrite();
+        finished = true;
         this.life(`${who}half-closed: nothing more to send`, ">FIN");
       },
       close: () => {
         conn.close();
-        this.life(`${who}closed`);
+        this.life(`${who}closed`, ...finished ? [] : [">FIN"]);
       },
     };
   }
@@ -371,11 +384,11 @@ export class Trace {
     return {
       receive: async (buffer) => {
         const [bytes, from] = await socket.receive(buffer);
-        this.data("<", bytes, who(from));
+        this.data("<", bytes, who(from), "-)");
         return [bytes, from];
       },
       send: (bytes, to) => {
-        this.data(">", bytes, who(to));
+        this.data(">", bytes, who(to), "-)");
         return socket.send(bytes, to);
       },
       close: () => {
@@ -388,7 +401,9 @@ export class Trace {
   async write(): Promise<void> {
     if (!this.file) return;
     const servers = this.#servers.map((name, i) => `participant s${i + 1} as ${harmless(name)}`);
-    const more = this.#left < 0 ? [`Note over client: and ${-this.#left} more`] : [];
+    const { events, ">": sent, "<": received, last } = this.#rest;
+    const note = `Note left of client: and ${events - 1} more events: ${sent} bytes sent, ${received} bytes received`;
+    const more = events > 1 ? [note, last] : events ? [last] : [];
     const lines = ["sequenceDiagram", `participant client as ${this.name}`, ...servers, ...this.#drawing, ...more];
     await Deno.writeTextFile(this.file, `\`\`\`mermaid\n${lines.join("\n  ")}\n\`\`\`\n`).catch((error) => {
       throw new Failure(23, `cannot write ${this.file}: ${reason(error)}`, error);

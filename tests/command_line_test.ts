@@ -237,9 +237,9 @@ each(SCRIPTS, "-v keeps data on stdout, and shows the exchange on stderr, a line
     assertMatch(drawing, /^```mermaid\nsequenceDiagram\n[^]*\n```\n$/);
     assertMatch(
       drawing,
-      new RegExp(`participant client as ${name}\n +participant s1 as 127\\.0\\.0\\.1#58;${server.port}\n`),
+      new RegExp(`participant client as ${name}\n +participant s1 as 127\\.0\\.0\\.1:${server.port}\n`),
     );
-    assertMatch(drawing, /s1-+>>client: \d+ bytes? #34;/);
+    assertMatch(drawing, /s1-+(>>|\))client: \d+ bytes? "/);
     assert(!drawing.includes("\x1b"), drawing);
   });
 });

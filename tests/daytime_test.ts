@@ -747,6 +747,7 @@ T * closed
     masked(datagrams.stderr),
     `T * asking 127.0.0.1:${udp.port} from port P
 T > 0 bytes ""
+T * no answer for 0.2 s: asking again
 T > 0 bytes ""
 T < 4 bytes "\\x1b[2J"
 T * closed
@@ -774,8 +775,8 @@ Deno.test("daytime --diagram draws the exchange into a file, whichever way it en
     assertMatch(drawing, /s1-->>client: FIN\n/);
     assertEquals((await cli(["--diagram", file, "-u", "-w", 1, "127.0.0.1", udp.port])).code, 0);
     drawing = await Deno.readTextFile(file);
-    assertEquals(drawing.match(/client->>s1: 0 bytes/g)?.length, 2);
-    assertMatch(drawing, /s1->>client: 4 bytes #34;noon#34;/);
+    assertEquals(drawing.match(/client-\)s1: 0 bytes/g)?.length, 2);
+    assertMatch(drawing, /s1-\)client: 4 bytes "noon"/);
     await using silent = udpServer(() => undefined);
     assertEquals((await cli(["--diagram", file, "-u", "-w", 0.1, "127.0.0.1", silent.port])).code, 28);
     assertStringIncludes(await Deno.readTextFile(file), "no answer from 127.0.0.1");

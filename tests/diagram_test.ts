@@ -77,7 +77,12 @@ class Browser implements AsyncDisposable {
     flags.push("disable-background-networking", "disable-component-update", "disable-breakpad");
     flags.push(`user-data-dir=${this.#profile}`, "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1");
     const args = [...flags.map((flag) => `--${flag}`), `http://127.0.0.1:${this.#server.addr.port}/`];
-    this.#child = new Deno.Command("chromium", { args, env: { TMPDIR: this.#profile }, stdout: "null", stderr: "null" })
+    this.#child = new Deno.Command("chromium", {
+      args,
+      env: { HOME: this.#profile, TMPDIR: this.#profile },
+      stdout: "null",
+      stderr: "null",
+    })
       .spawn();
   }
 

@@ -51,7 +51,6 @@ const VOLATILE: [RegExp, string][] = [
   [/^\d+\.\d{4}(?= [*<>])/gm, "TIME"],
   [/\d+(\.\d+)?(?= m?s\b)/g, "TIME"],
   [/= (TIME|[\d.]+\/)+(?=.* ms)/g, "= TIMES"],
-  [/\d{6,}(?= bytes)/g, "MANY"],
   [/\[(::1|::ffff:127\.0\.0\.1)\]|::1\b|\b127\.0\.0\.1/g, "LOOPBACK"],
   [/(LOOPBACK[: ]|port )[3-6]\d{4}\b/g, "$1PORT"],
   [/pid=\d+,fd=\d+/g, "PID"],
@@ -174,11 +173,12 @@ class Workshop {
   }
 }
 
-/** A network of one's own is Linux's, and not permitted everywhere. */
+/** Whether the commands cannot be run here: a network of one's own is Linux's, and not permitted everywhere. */
 function unable(): boolean {
   if (["unshare", "nsenter", "ip", "ss", "nc", "bash", "timeout"].map(missing).some(Boolean)) return true;
+  if (Deno.env.has("CI")) assertMatch(Deno.readTextFileSync("/etc/services"), /^daytime/m); // Debian: netbase
   return !new Deno.Command("unshare", { args: ["-rn", "ip", "link", "set", "lo", "up"], stderr: "null" }).outputSync()
-    .success || !new Deno.Command("grep", { args: ["-qw", "daytime", "/etc/services"] }).outputSync().success;
+    .success;
 }
 const ignore = unable();
 

@@ -1316,9 +1316,9 @@ for (const outcome of ["done", "without an answer", "interrupted"]) {
       assertMatch(drawing, /^```mermaid\nsequenceDiagram\n[^]*\n```\n$/);
       assertMatch(drawing, /participant client as echo_udp\n/);
       assertMatch(drawing, new RegExp(`participant s1 as 127\\.0\\.0\\.1.*${server.port}\n`));
-      assertMatch(drawing, /client->>s1: .*6 bytes .*hello/);
-      if (outcome === "done") assertMatch(drawing, /s1->>client: .*6 bytes .*hello/);
-      if (outcome === "without an answer") assertMatch(drawing, /Note over .*no answer/);
+      assertMatch(drawing, /client-\)s1: .*6 bytes .*hello/);
+      if (outcome === "done") assertMatch(drawing, /s1-\)client: .*6 bytes .*hello/);
+      if (outcome === "without an answer") assertMatch(drawing, /Note left of .*no answer/);
     } finally {
       await Deno.remove(file);
     }

@@ -672,8 +672,8 @@ Deno.test("http_get tells of hops, framing and chunks with -v, and draws them", 
   assertEquals(lines.length, expected.length, lines.join("\n"));
   expected.forEach((pattern, i) => assertMatch(lines[i], pattern));
   const drawing = await Deno.readTextFile(file);
-  assertMatch(drawing, /Note over client,s1: redirected to http/);
-  assertMatch(drawing, /body#58; 2 bytes, by Content-Length \(RFC 9112 6\.3, rule 6\)/);
+  assertMatch(drawing, /Note left of client: redirected to http/);
+  assertMatch(drawing, /body: 2 bytes, by Content-Length \(RFC 9112 6\.3, rule 6\)/);
   await Deno.remove(file);
 });
 

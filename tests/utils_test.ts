@@ -437,12 +437,12 @@ Deno.test("a diagram is a Mermaid drawing in a Markdown file, whatever the peer 
     assertEquals([fence, kind, lines.pop(), lines.pop()], ["```mermaid", "sequenceDiagram", "", "```"]);
     assertEquals(lines.length, 9);
     for (const line of lines) {
-      assertMatch(line, /^ {2}(participant \w+ as |(Note over client,s\d|\w+--?>>\w+): )([\w .,/()-]|#\d+;)*$/);
+      assertMatch(line, /^ {2}(participant \w+ as |(Note left of client|\w+(--?>>|-\))\w+): )([^#;$%&<>`]|#\d+;)*$/);
     }
     assertEquals(lines.filter((line) => line.includes("participant")), [
       "  participant client as echo_tcp",
-      "  participant s1 as #91;#58;#58;1#93;#58;7",
-      "  participant s2 as 127.0.0.1#58;7",
+      "  participant s1 as [::1]:7",
+      "  participant s2 as 127.0.0.1:7",
     ]);
     assertMatch(lines[6], /client->>s1: 5 bytes/);
     assertMatch(lines[7], /s1->>client: 23 bytes/);

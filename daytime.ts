@@ -18,34 +18,10 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import {
-  announce,
-  closed,
-  connect,
-  connections,
-  type Datagrams,
-  Failure,
-  formatAddress,
-  type Given,
-  listen,
-  listenAddress,
-  needsUnstableNet,
-  openDatagram,
-  output,
-  parseAddress,
-  parsePort,
-  printable,
-  reason,
-  refuse,
-  run,
-  say,
-  sparing,
-  type Target,
-  type Trace,
-  unanswerable,
-  within,
-  writeAll,
-} from "./utils.ts";
+import { announce, closed, connect, connections, type Datagrams, Failure, formatAddress, type Given } from "./utils.ts";
+import { listen, listenAddress, needsUnstableNet, openDatagram, output, parseAddress, parsePort } from "./utils.ts";
+import { printable, reason, refuse, run, say, sparing, type Target, type Trace, unanswerable } from "./utils.ts";
+import { within, writeAll } from "./utils.ts";
 
 const PORT = 1313; // RFC 867 says 13, which only root may open
 const LONGEST = 512; // bytes of an answer; the RFC wants one line

@@ -19,7 +19,7 @@ const loopback = { hostname: "127.0.0.1", port: 0 };
 const quiet = { log: () => {} };
 
 /** The servers, until the signal aborts; each gives the port that it got. */
-function servers(signal: AbortSignal) {
+export function servers(signal: AbortSignal) {
   const tcp = () => listen((at) => Deno.listen(at), loopback);
   const udp = (port = 0) => listen((at) => Deno.listenDatagram({ transport: "udp", ...at }), { ...loopback, port });
   const [echoes, datagrams, times] = [tcp(), udp(), tcp()];
@@ -62,7 +62,7 @@ async function command(main: (args: string[]) => Promise<number>, ...args: strin
 export type Exercise = [script: string, words: string, run: () => Promise<void>];
 
 /** All the exercises, against the servers. */
-function exercises({ tcp, udp, time, web }: ReturnType<typeof servers>): Exercise[] {
+export function exercises({ tcp, udp, time, web }: ReturnType<typeof servers>): Exercise[] {
   const { hostname } = loopback, url = `http://${hostname}:${web}/`;
   return [
     ["daytime", `-v ${hostname} ${time}`, () => command(daytime.main, "-v", hostname, `${time}`)],

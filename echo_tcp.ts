@@ -17,27 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import {
-  announce,
-  connect,
-  connections,
-  Failure,
-  formatAddress,
-  type Given,
-  listen,
-  listenAddress,
-  needsUnstableNet,
-  output,
-  parseAddress,
-  reason,
-  refuse,
-  RoundTrips,
-  run,
-  say,
-  type Stream,
-  type Trace,
-  writeAll,
-} from "./utils.ts";
+import { announce, connect, connections, Failure, formatAddress, type Given, listen, listenAddress } from "./utils.ts";
+import { needsUnstableNet, output, parseAddress, reason, refuse, RoundTrips, run, say, type Stream } from "./utils.ts";
+import { type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip: TCP has no limit of its own
@@ -273,19 +255,10 @@ exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connec
 23 cannot write the output, 28 timed out (with -n: no answer at all), 56 sending or receiving failed, 130 interrupted
 `;
 
-type Flags = {
-  host?: string;
-  port?: number;
-  "reuse-port": boolean;
-  "max-connections"?: number;
-  "idle-timeout"?: number;
-  quiet: boolean;
-  connect?: string;
-  timeout?: number;
-  count?: number;
-  size?: number;
-  interval?: number;
-};
+type Limits = { "max-connections"?: number; "idle-timeout"?: number };
+type Serving = Limits & { host?: string; port?: number; "reuse-port": boolean; quiet: boolean };
+type Asking = { connect?: string; timeout?: number; count?: number; size?: number; interval?: number };
+type Flags = Serving & Asking;
 
 async function server(given: Given<Flags>): Promise<void> {
   const { port = PORT, family, quiet, signal, trace, "reuse-port": reusePort } = given;

@@ -17,27 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import {
-  announce,
-  type Datagrams,
-  Failure,
-  formatAddress,
-  type Given,
-  listen,
-  listenAddress,
-  needsUnstableNet,
-  openDatagram,
-  output,
-  parseAddress,
-  reason,
-  refuse,
-  RoundTrips,
-  run,
-  say,
-  sparing,
-  type Trace,
-  unanswerable,
-} from "./utils.ts";
+import { announce, type Datagrams, Failure, formatAddress, type Given, listen, listenAddress } from "./utils.ts";
+import { needsUnstableNet, openDatagram, output, parseAddress, reason, refuse, RoundTrips, run, say } from "./utils.ts";
+import { sparing, type Trace, unanswerable } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
@@ -313,17 +295,9 @@ exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 23 cannot write
 56 sending or receiving failed, 130 interrupted
 `;
 
-type Flags = {
-  host?: string;
-  port?: number;
-  "reuse-port": boolean;
-  quiet: boolean;
-  connect?: string;
-  timeout?: number;
-  count?: number;
-  size?: number;
-  interval?: number;
-};
+type Serving = { host?: string; port?: number; "reuse-port": boolean; quiet: boolean };
+type Asking = { connect?: string; timeout?: number; count?: number; size?: number; interval?: number };
+type Flags = Serving & Asking;
 
 async function server(given: Given<Flags>): Promise<void> {
   const { port = PORT, family, quiet, signal, trace, "reuse-port": reuseAddress } = given;

@@ -10,7 +10,6 @@
  *                                                    "HTTP/1.1 200 OK", an empty line, some text, then Ctrl-C
  *
  *     deno run -A http_get.ts -iL http://deno.com    headers too, along the redirects, into TLS
- *     deno run -A http_get.ts -o FILE URL            a download; FILE is there when all of it is
  *
  * Install: deno install -g --allow-net --allow-read --allow-write --allow-env=DENO_TLS_CA_STORE http_get.ts
  * See also: echo_tcp.ts, which shows the same stream of bytes without a protocol on top.
@@ -56,7 +55,6 @@ function parseHead([line, ...rest]: string[], bytes: Uint8Array): Head {
 }
 
 const field = (head: Head, name: string) => head.fields.find((each) => each[0].toLowerCase() === name)?.[1];
-// Of a field that is a list, the members, over all of its lines.
 const list = (head: Head, name: string) =>
   head.fields.flatMap((each) => each[0].toLowerCase() === name ? each[1].split(",").map(bare) : []);
 
@@ -167,8 +165,7 @@ export class Parser {
       yield* this.#more(`with ${left} of ${length} bytes still to come`);
     }
   }
-  /** RFC 9112 7.1. */
-  *#chunks(): Generator<void, void> {
+  *#chunks(): Generator<void, void> { // RFC 9112 7.1
     for (let size = NaN; size !== 0;) {
       this.#holds = 0;
       const line = yield* this.#line("", "between two chunks"), digits = line.match(/^[\da-f]+/i)?.[0] ?? "";
@@ -314,7 +311,7 @@ async function* answer(pieces: AsyncIterable<Uint8Array>, parser: Parser, settle
   try {
     for await (const piece of pieces) {
       await settled(); // what is in the other buffer, which is filled again
-      yield* parser.feed(piece);
+      for (const event of parser.feed(piece)) yield event;
       if (parser.done) return;
     }
   } catch (error) {
@@ -386,11 +383,23 @@ export async function download(options: Options): Promise<void> {
   }
 }
 
-/** Standard output. On a terminal `output` escapes what could drive it; what is binary would still be of no use there. */
-function print(bytes: Uint8Array): Promise<void> {
-  const binary = bytes.includes(0) && Deno.stdout.isTerminal();
-  if (binary) throw new Failure(23, "the body is binary, and not for a terminal: use -o FILE, or a pipe");
-  return output(bytes);
+// A file keeps nobody waiting: it is written at once, where handing each piece to a thread would cost as much again.
+const atOnce = (file: Pick<Deno.FsFile, "writeSync">) => ({
+  write: (bytes: Uint8Array) => Promise.resolve(file.writeSync(bytes)),
+});
+const lost = (what: string) => (error: unknown) =>
+  Promise.reject(new Failure(23, `cannot write ${what}: ${reason(error)}`, error));
+
+/** What writes to standard output. On a terminal `output` escapes what could drive it; binary is of no use there. */
+async function standardOutput(): Promise<Options["write"]> {
+  const terminal = Deno.stdout.isTerminal(), path = "/dev/stdout";
+  const { state } = await Deno.permissions.query({ name: "read", path });
+  const to = state === "granted" && !terminal ? await Deno.stat(path).catch(() => undefined) : undefined;
+  if (to?.isFile || to?.isCharDevice) return (bytes) => writeAll(atOnce(Deno.stdout), bytes).catch(lost("the output"));
+  return (bytes) => {
+    if (terminal && bytes.includes(0)) throw new Failure(23, "a terminal is not for binary: use -o FILE, or a pipe");
+    return output(bytes);
+  };
 }
 
 /** A file that is there when it is whole: written beside, then renamed. What is no file (/dev/null) is written at once. */
@@ -398,15 +407,12 @@ async function create(path: string) {
   const old = await Deno.stat(path).catch(() => undefined), device = old && !old.isFile;
   const whole = old ? await Deno.realPath(path) : path, mode = (old?.mode ?? 0o666) & 0o777; // a link stays one
   const part = device ? whole : `${whole}.${crypto.randomUUID().slice(0, 8)}.part`;
-  const failed = (error: unknown) => Promise.reject(new Failure(23, `cannot write ${path}: ${reason(error)}`, error));
-  const file = await Deno.open(part, { write: true, createNew: !device, mode }).catch(failed);
+  const file = await Deno.open(part, { write: true, createNew: !device, mode }).catch(lost(path));
   return {
-    write: (bytes: Uint8Array) => writeAll(file, bytes).catch(failed),
-    keep: () => (file.close(), device ? undefined : Deno.rename(part, whole).catch(failed)), // Windows wants it closed
-    [Symbol.asyncDispose]: async () => {
-      file[Symbol.dispose]();
-      if (!device) await Deno.remove(part).catch(() => {}); // there is none where it was kept
-    },
+    write: (bytes: Uint8Array) => writeAll(device ? file : atOnce(file), bytes).catch(lost(path)),
+    keep: () => (file.close(), device ? undefined : Deno.rename(part, whole).catch(lost(path))), // Windows wants it closed
+    // What was kept is no longer under that name.
+    [Symbol.asyncDispose]: async () => void (file[Symbol.dispose](), device || await Deno.remove(part).catch(() => {})),
   };
 }
 
@@ -462,9 +468,8 @@ examples:
   http_get -H "Accept: text/html" -v localhost:8080  with a header, and the exchange as it happens
 
 exit status: 0 done, 1 not HTTP, 2 usage, 3 malformed URL, 6 host not found, 7 cannot connect, 8 unintelligible header,
-18 ended early, 22 status of 400 or more (-f), 23 cannot write the output, 28 timed out, 35 TLS handshake, 47 too many
-redirects, 52 empty answer, 56 receiving failed, 60 certificate not trusted, 61 damaged content coding, 63 too large,
-130 interrupted
+18 ended early, 22 status of 400 or more (-f), 23 cannot write, 28 timed out, 35 TLS handshake, 47 too many redirects,
+52 empty answer, 56 receiving failed, 60 untrusted certificate, 61 damaged coding, 63 too large, 130 interrupted
 `;
 
 type Words = { header: string[]; output?: string; cacert?: string; silent: boolean; "max-time"?: number };
@@ -481,7 +486,7 @@ async function client(given: Given<Omit<Options, "url" | "write"> & Words>): Pro
   using signal = within(time, `not done within ${time / 1000} s`, given.signal);
   await using file = path === "-" ? undefined : await create(path);
   using _bar = file && !silent && Deno.stderr.isTerminal() ? bar(tally) : undefined;
-  await download({ ...given, url, headers, caCerts, signal, tally, write: file?.write ?? print });
+  await download({ ...given, url, headers, caCerts, signal, tally, write: file?.write ?? await standardOutput() });
   await file?.keep();
 }
 
@@ -491,5 +496,4 @@ export function main(args: string[]): Promise<number> {
   return run<Omit<Options, "url" | "write"> & Words>({ name: "http_get", usage: USAGE, words: 1 }, plain, client);
 }
 
-// Not by way of exitCode: a write that nobody takes would hold the process.
-if (import.meta.main) Deno.exit(await main(Deno.args));
+if (import.meta.main) Deno.exit(await main(Deno.args)); // exitCode would wait for a write that nobody takes

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertLess, assertMatch } from "jsr:@std/assert@^1";
 import { missing, ROOT, run, Running, start } from "./helpers.ts";
-import { bytes, compress, folder, hold, RawServer, write } from "./http_servers.ts";
+import { bytes, checksum, compress, folder, hold, random, RawServer, write } from "./http_servers.ts";
 
 const OK = "HTTP/1.1 200 OK\r\n", HI = `${OK}Content-Length: 2\r\n\r\nhi`;
 const WINDOWS = Deno.build.os === "windows";
@@ -132,6 +132,21 @@ Deno.test("http_get -o leaves nothing behind at Ctrl-C", { ignore: WINDOWS }, as
   assertEquals([code, stdout, stderr, dir.names()], [130, "", "", []]);
 });
 
+Deno.test("http_get writes a large body to a file, to a pipe and with -o, all of it", { ignore: WINDOWS }, async () => {
+  using dir = folder();
+  const body = random(5_000_000), sum = await checksum(body);
+  await using server = new RawServer(async (conn) => {
+    await write(conn, `${OK}Content-Length: ${body.length}\r\n\r\n`);
+    await write(conn, body);
+  });
+  for (const shell of ['"$@" > "$0"', '"$@" | cat > "$0"', '"$@" -o "$0"', '"$@" -o - > "$0"']) {
+    await using script = new Running("sh", ["-c", shell, `${dir.path}/a`, ...COMMAND, server.url().href]);
+    assertEquals((await script.finish()).code, 0, shell);
+    assertEquals(await checksum(Deno.readFileSync(`${dir.path}/a`)), sum, shell);
+    Deno.removeSync(`${dir.path}/a`);
+  }
+});
+
 Deno.test("http_get says when it cannot write its output", { ignore: Deno.build.os !== "linux" }, async () => {
   await using server = new RawServer(HI);
   await using script = new Running("sh", ["-c", `"$@" > /dev/full`, "sh", ...COMMAND, server.url().href]);
@@ -146,7 +161,7 @@ Deno.test("http_get pours no binary onto a terminal", { ignore: missing("python3
     await using script = onTerminal([...args, server.url().href]);
     const { code, stdout } = await script.finish();
     assertEquals(code, 23);
-    assertMatch(stdout, /^http_get: the body is binary.*-o FILE.*\r\n$/);
+    assertMatch(stdout, /^http_get: a terminal is not for binary.*-o FILE.*\r\n$/);
   }
 });
 

@@ -18,8 +18,11 @@ import { connect, listen, needsUnstableNet, openDatagram, output, reason, run, s
 const loopback = { hostname: "127.0.0.1", port: 0 };
 const quiet = { log: () => {} };
 
+/** Servers under way: the port of each, and when they have ended. */
+export type Running = { tcp: number; udp: number; time: number; web: number; ends: Promise<unknown>[] };
+
 /** The servers, until the signal aborts; each gives the port that it got. */
-export function servers(signal: AbortSignal) {
+export function servers(signal: AbortSignal): Running {
   const tcp = () => listen((at) => Deno.listen(at), loopback);
   const udp = (port = 0) => listen((at) => Deno.listenDatagram({ transport: "udp", ...at }), { ...loopback, port });
   const [echoes, datagrams, times] = [tcp(), udp(), tcp()];
@@ -62,7 +65,7 @@ async function command(main: (args: string[]) => Promise<number>, ...args: strin
 export type Exercise = [script: string, words: string, run: () => Promise<void>];
 
 /** All the exercises, against the servers. */
-export function exercises({ tcp, udp, time, web }: ReturnType<typeof servers>): Exercise[] {
+export function exercises({ tcp, udp, time, web }: Running): Exercise[] {
   const { hostname } = loopback, url = `http://${hostname}:${web}/`;
   return [
     ["daytime", `-v ${hostname} ${time}`, () => command(daytime.main, "-v", hostname, `${time}`)],

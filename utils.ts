@@ -524,7 +524,8 @@ export async function run<T>(
   let trace: Trace | undefined;
   const failed = (thrown: unknown) => {
     const error = stop.signal.aborted ? stop.signal.reason : thrown;
-    if (error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError) throw error; // ours
+    const bug = error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError;
+    if (bug && !/\(os error/.test(error.message)) throw error; // our own fault: the stack trace is for us
     if (reason(error)) trace?.life(reason(error));
     if (reason(error)) say(`${command.name}: ${printable(reason(error))}`, console.error);
     return error instanceof Failure ? error.status : 1;

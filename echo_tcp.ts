@@ -92,7 +92,7 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
     log(`${peer} ${sent} bytes in ${seconds} s${error ? `: ${reason(error)}` : ""}`); // a reset is the client's affair
   };
   const begin = (conn: Deno.TcpConn) => {
-    const now = Math.round(performance.now()), who = trace ? `${formatAddress(conn.remoteAddr)} ` : "";
+    const now = Math.floor(performance.now()), who = trace ? `${formatAddress(conn.remoteAddr)} ` : "";
     const session: Session = { conn, received: 0, sent: 0, started: now, seen: 0, moved: now };
     const ended = (error?: unknown) => over(session, error);
     sessions.add(session), total.connections++;

@@ -16,7 +16,7 @@
  *
  * @module
  */
-import { connect, Failure, type Given, output, reason, run, VERSION } from "./utils.ts";
+import { connect, Failure, type Given, output, reason, run, say, VERSION } from "./utils.ts";
 import { type Trace, within, writeAll } from "./utils.ts";
 
 const SECTION = 300 * 1024, LINES = 5000; // the bytes and fields of a header section: unbounded, they fill the memory
@@ -222,9 +222,9 @@ export function parseField(text: string): Field {
 /** Where a redirect leads. Throws a {@linkcode Failure} of 1 or 3. */
 export function redirect(from: URL, location: string): URL {
   const to = URL.parse(location.replace(/[^!-~]/g, (c) => `%${c.charCodeAt(0).toString(16).padStart(2, "0")}`), from);
-  if (!to) throw new Failure(3, `redirected to "${location}", which is not a URL`);
+  if (!to) throw new Failure(3, `redirected to "${location.slice(0, 200)}", which is not a URL`);
   const known = from.protocol === "https:" ? /^https:$/ : /^https?:$/; // never back to what protects nothing
-  if (!known.test(to.protocol)) throw new Failure(1, `redirected from ${from.protocol} to ${to}: not followed`);
+  if (!known.test(to.protocol)) throw new Failure(1, `not redirected from ${from.protocol} to ${to.protocol}`);
   to.username = to.password = ""; // a relative URL inherits them; what they are good for is decided by the origin
   return to;
 }
@@ -327,7 +327,7 @@ async function* answer(pieces: AsyncIterable<Uint8Array>, parser: Parser, settle
 /** Passes on the body, its codings undone. Throws a {@linkcode Failure} of 22, 61 or 63. */
 async function pass(head: Head, length: number, body: Body, options: Options): Promise<void> {
   const { fail, compressed, "max-filesize": max = 0, write, tally = { done: 0, total: 0 } } = options;
-  if (fail && head.status >= 400) throw new Failure(22, `the server answers ${head.line.slice(9)}`);
+  if (fail && head.status >= 400) throw new Failure(22, `the server answers ${head.line.slice(9, 99)}`);
   if (max && max < length && length < Infinity) throw new Failure(63, `too large: ${length} bytes`);
   const coded = length ? codings(head, compressed) : [];
   tally.total = coded.length ? Infinity : length;
@@ -377,9 +377,9 @@ export async function download(options: Options): Promise<void> {
   for (let { url } = options, hops = 0;; hops++) {
     const next = await Promise.race([exchange(url, options), over]);
     if (!next) return;
-    if (hops === most) throw new Failure(47, `more than ${most} redirects: the next to ${next}`);
+    if (hops === most) throw new Failure(47, `more than ${most} redirects: the next to ${next.slice(0, 200)}`);
     url = redirect(url, next);
-    trace?.life(`redirected to ${url}`);
+    trace?.life(`redirected to ${url.href.slice(0, 200)}`);
   }
 }
 
@@ -430,7 +430,8 @@ export function progress({ done, total }: { done: number; total: number }, ms: n
 /** Shows the progress on the terminal, until it is disposed. */
 function bar(tally: { done: number; total: number }): Disposable {
   const started = performance.now();
-  const show = (line: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r${line}\x1b[K`));
+  const print = (line: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r${line}\x1b[K`));
+  const show = (line: string) => say(line, print);
   const line = () => progress(tally, performance.now() - started).slice(0, (Deno.consoleSize().columns || 80) - 1);
   const timer = setInterval(() => show(line()), 250);
   return { [Symbol.dispose]: () => (clearInterval(timer), show("")) };

@@ -234,6 +234,9 @@ Deno.test("http_get does not follow a redirect to another scheme, to what is no 
   }
   assertEquals(redirect(from, "//a/c").protocol, "https:");
   assertEquals(redirect(new URL("https://user:secret@a/b"), "c").href, "https://a/c", "what -v shows");
+  for (const bad of [`http://a:9999${"9".repeat(100_000)}/`, "ftp://a/".padEnd(100_000, "x")]) {
+    assertLess(assertThrows(() => redirect(from, bad), Failure).message.length, 300);
+  }
   for (const bad of ["http://a:99999/", "https://[", "http:///"]) {
     assertEquals(status(() => redirect(from, bad)), 3, bad);
   }

@@ -93,7 +93,7 @@ Deno.test("http_get speaks TLS with a server whose authority it was told of, by 
   );
   const { code, message } = await collect({ url: down.url("/", "https"), caCerts, location: true });
   assertEquals([code, plain.requests.length], [1, 1]);
-  assertMatch(message, /^redirected from https: to http:\/\/127.*: not followed$/);
+  assertMatch(message, /^not redirected from https: to http:$/);
 });
 
 Deno.test("http_get takes authorities from --cacert and from the system, and shows TLS with -v", TLS, async () => {

@@ -26,15 +26,14 @@ const LARGEST = 16 * 1024 * 1024; // bytes of a round trip: TCP has no limit of 
 
 /** The protocol: sends back what arrives, until the peer half-closes. `tally` counts the bytes on their way. */
 export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { received: 0, sent: 0 }): Promise<void> {
-  let buffer = new Uint8Array(128), filled = buffer; // small, as most connections of a busy server are idle
+  let buffer = new Uint8Array(128); // small, as most connections of a busy server are idle
   for (let n; (n = await conn.read(buffer)) !== null;) {
     tally.received += n;
-    if (filled.length !== n) filled = buffer.subarray(0, n); // messages are often of one size: the view is kept
     // One write may take only a part. Nothing is read meanwhile: that is backpressure, and bounds the memory.
     for (let sent = 0, part; sent < n; sent += part, tally.sent += part) {
-      part = await conn.write(sent ? buffer.subarray(sent, n) : filled);
+      part = await conn.write(buffer.subarray(sent, n));
     }
-    if (n === buffer.length && n < 256 * 1024) filled = buffer = new Uint8Array(2 * n); // it was full: more is to come
+    if (n === buffer.length && n < 256 * 1024) buffer = new Uint8Array(2 * n); // it was full: more is to come
   }
 }
 

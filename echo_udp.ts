@@ -45,15 +45,19 @@ export async function echo(
 }
 
 /** A peer, who has no connection, only datagrams: how many, since when and until when (milliseconds). */
-type Session = { datagrams: number; bytes: number; started: number; moved: number };
+type Session = { peer: string; datagrams: number; bytes: number; started: number; moved: number };
 
-/** Logs the peers that were silent for `ms` milliseconds, and forgets them. */
-function closeIdle(sessions: Map<string, Session>, ms: number, log: (line: string) => void): void {
+/** The peers that were silent for `ms` milliseconds. */
+function idle(sessions: Map<string, Session>, ms: number): Session[] {
   const now = performance.now();
-  for (const [peer, { datagrams, bytes, started, moved }] of sessions) {
-    if (now - moved < ms) continue;
-    sessions.delete(peer);
-    log(`${peer} ${datagrams} datagrams, ${bytes} bytes in ${((moved - started) / 1000).toFixed(3)} s`);
+  return [...sessions.values()].filter(({ moved }) => now - moved >= ms);
+}
+
+/** Waits until no more datagrams are answered, for at most 5 s: what has arrived is in the buffers of the sockets. */
+async function drain(total: { datagrams: number }): Promise<void> {
+  const started = performance.now();
+  for (let seen = -1; seen !== total.datagrams && performance.now() < started + 5000; await delay(50)) {
+    seen = total.datagrams;
   }
 }
 
@@ -74,12 +78,16 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   const { sockets, signal, family, log = () => {}, trace } = options;
   const sessions = new Map<string, Session>(), total = { datagrams: 0, bytes: 0 };
   const { port } = sockets[0].addr as Deno.NetAddr, warn = sparing(1000, log);
+  const over = ({ peer, datagrams, bytes, started, moved }: Session) => {
+    sessions.delete(peer);
+    log(`${peer} ${datagrams} datagrams, ${bytes} bytes in ${((moved - started) / 1000).toFixed(3)} s`);
+  };
   const note = (bytes: number, from: Deno.NetAddr) => {
     const peer = formatAddress(from), now = performance.now();
     let session = sessions.get(peer);
     // More at once are forged, as likely as not, and their log would be a flood.
     if (!session && sessions.size >= 100) return warn("more than 100 peers at once: not all are listed");
-    if (!session) sessions.set(peer, session = { datagrams: 0, bytes: 0, started: now, moved: now });
+    if (!session) sessions.set(peer, session = { peer, datagrams: 0, bytes: 0, started: now, moved: now });
     session.datagrams++, session.bytes += bytes, session.moved = now;
   };
   const admit = (bytes: number, from: Deno.NetAddr) => {
@@ -94,18 +102,14 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
     if (unsent) total.datagrams--, total.bytes -= unsent.length;
     warn(`cannot answer: ${reason(error)}`);
   };
-  const sweep = setInterval(closeIdle, 1000, sessions, 3000, log);
+  const sweep = setInterval(() => idle(sessions, 3000).forEach(over), 1000);
   const echoing = sockets.map((socket) => echo(trace?.datagrams(socket) ?? socket, admit, failed));
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
-  // What has arrived is answered still: until nothing more does, or for 5 s.
-  const end = performance.now() + 5000;
-  for (let before = -1; before !== total.datagrams && performance.now() < end; await delay(50)) {
-    before = total.datagrams;
-  }
+  await drain(total);
   for (const socket of sockets) socket.close();
   await Promise.all(echoing);
   clearInterval(sweep);
-  closeIdle(sessions, 0, log);
+  sessions.forEach(over);
   return total;
 }
 

@@ -196,6 +196,7 @@ export async function ping({ conn, count, size, interval, timeout, signal, trips
       if (n === 0) throw new Failure(18, "the server closed the connection");
     }
   };
+  await delay(0); // Deno's first timer takes milliseconds, which are not the network's
   for (let seq = 1; seq <= count; seq++) {
     const started = performance.now();
     let late = false;

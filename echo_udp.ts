@@ -242,6 +242,7 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
     if (trips.received === count) over.resolve();
   };
   const sending = async () => {
+    await delay(0); // Deno's first timer takes milliseconds, which are not the network's
     for (let seq = 1; seq <= count; seq++) {
       new DataView(message.buffer).setUint32(0, seq);
       sent.set(seq, performance.now()), trips.sent++;

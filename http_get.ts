@@ -25,7 +25,7 @@ const SECTION = 300 * 1024, LINES = 5000; // the bytes and fields of a header se
 export async function* get(conn: Pick<Deno.Conn, "read" | "write">, request: Uint8Array): AsyncGenerator<Uint8Array> {
   for (let sent = 0; sent < request.length;) sent += await conn.write(request.subarray(sent));
   // One answer takes many reads, cut anywhere. With two large buffers, one is filled while the other is written.
-  const buffers = [new Uint8Array(512 * 1024), new Uint8Array(512 * 1024)];
+  const buffers = [new Uint8Array(1024 * 1024), new Uint8Array(1024 * 1024)];
   for (let i = 0, n; (n = await conn.read(buffers[i])) !== null; i = 1 - i) yield buffers[i].subarray(0, n);
 }
 

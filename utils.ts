@@ -23,7 +23,10 @@ export class Failure extends Error {
 export function reason(error: unknown): string {
   const { name, message } = error instanceof Error ? error : new Error(String(error));
   if (/^Connection|^PermissionDenied$|^TimedOut$/.test(name)) return name.replace(/\B[A-Z]/g, " $&").toLowerCase();
-  return message.replace(/ \(os error \d+\)/, "").replace(/^[A-Z](?=[a-z])/, (c) => c.toLowerCase());
+  return message.replace(/: \w+ '.*'$/s, "").replace(/ \(os error \d+\)/, "").replace(
+    /^[A-Z](?=[a-z])/,
+    (c) => c.toLowerCase(),
+  );
 }
 
 /** A signal that follows `signal` and, after `ms` milliseconds (0: never), aborts with a {@linkcode Failure} of 28. */
@@ -31,7 +34,7 @@ export function within(ms: number, message: string, signal?: AbortSignal): Abort
   const late = new AbortController();
   const timer = ms ? setTimeout(() => late.abort(new Failure(28, message)), ms) : undefined;
   const either = AbortSignal.any(signal ? [signal, late.signal] : [late.signal]);
-  return Object.assign(either, { [Symbol.dispose]: () => clearTimeout(timer) });
+  return Object.assign(either, { [Symbol.dispose]: () => timer && clearTimeout(timer) });
 }
 
 /** Prints a line for who may read it: a reader that is gone (`| head`) or a full disk is no reason to stop. */

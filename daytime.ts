@@ -18,10 +18,10 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, closed, connect, connections, type Datagrams, Failure, formatAddress, type Given } from "./utils.ts";
-import { listen, listenAddress, needsUnstableNet, openDatagram, output, parseAddress, parsePort } from "./utils.ts";
-import { printable, reason, refuse, run, say, sparing, type Target, type Trace, unanswerable } from "./utils.ts";
-import { within, writeAll } from "./utils.ts";
+import { announce, closed, connect, connections, type Datagrams, Failure, formatAddress } from "./utils.ts";
+import { type Given, isMapped, listen, listenAddress, needsUnstableNet, openDatagram, output } from "./utils.ts";
+import { parseAddress, parsePort, printable, reason, refuse, run, say, sparing, type Target } from "./utils.ts";
+import { type Trace, unanswerable, within, writeAll } from "./utils.ts";
 
 const PORT = 1313; // RFC 867 says 13, which only root may open
 const LONGEST = 512; // bytes of an answer; the RFC wants one line
@@ -251,7 +251,7 @@ export type ServeOptions = {
 export async function serve(options: ServeOptions): Promise<{ connections: number; datagrams: number }> {
   const { listeners, sockets, signal, family, log = say, trace } = options;
   const total = { connections: 0, datagrams: 0 }, warn = sparing(1000, log);
-  const barred = ({ hostname }: Deno.NetAddr) => family === 6 && hostname.includes(".");
+  const barred = (from: Deno.NetAddr) => family === 6 && isMapped(from);
   let busy = 0;
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
@@ -349,9 +349,8 @@ async function client(given: Given<Flags>): Promise<void> {
   const { hostname, port: named } = parseAddress(host, -1);
   const ports = [named, word === undefined ? -1 : parsePort(word), given.port ?? -1].filter((port) => port >= 0);
   if (ports.length > 1) throw new Failure(2, `more than one port: ${ports.join(", ")}`);
-  if (udp) needsUnstableNet("UDP");
   const [answer, bytes] = await ask({ hostname, port: ports[0] ?? 13, family, timeout, udp, signal, trace });
-  const print = (text: string) => output(new TextEncoder().encode(`${text}\n`));
+  const print = (text: string) => output(`${text}\n`);
   const lines = answer.text.split(/\r?\n/).map(printable), people = [...lines, inWords(answer)].join("\n");
   // In JSON too, what could drive a terminal is escaped.
   const escaped = (c: string) => c.split("").map((u) => `\\u${u.charCodeAt(0).toString(16).padStart(4, "0")}`).join("");

@@ -17,9 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, connect, connections, Failure, formatAddress, type Given, listen, listenAddress } from "./utils.ts";
-import { needsUnstableNet, output, parseAddress, reason, refuse, RoundTrips, run, say, type Stream } from "./utils.ts";
-import { type Trace, writeAll } from "./utils.ts";
+import { announce, connect, connections, Failure, formatAddress, type Given, isMapped, listen } from "./utils.ts";
+import { listenAddress, needsUnstableNet, output, parseAddress, reason, refuse, RoundTrips, run } from "./utils.ts";
+import { say, type Stream, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip: TCP has no limit of its own
@@ -82,8 +82,8 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   let change = Promise.withResolvers<void>();
   const changed = () => (change.resolve(), change = Promise.withResolvers());
   const over = (session: Session, error?: unknown) => {
-    const { conn, sent, started } = session, peer = formatAddress(conn.remoteAddr);
     if (!sessions.delete(session)) return; // closed by us: in older versions of Deno a write goes on waiting then
+    const { conn, sent, started } = session, peer = formatAddress(conn.remoteAddr);
     conn[Symbol.dispose]();
     total.bytes += sent, changed();
     trace?.life(`${peer} closed`);
@@ -107,15 +107,15 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
       while (maxConnections && sessions.size >= maxConnections && !signal.aborted) await change.promise;
-      if (signal.aborted || family === 6 && conn.remoteAddr.hostname.startsWith("::ffff:")) conn.close();
+      if (signal.aborted || family === 6 && isMapped(conn.remoteAddr)) conn.close();
       else begin(conn);
     }
   };
   const close = (session: Session) => over(session, "closed");
   const stop = () => (listeners.forEach((listener) => listener.close()), changed());
   signal.aborted ? stop() : signal.addEventListener("abort", stop);
-  const sweep = setInterval(() => idle(sessions, idleTimeout).forEach(close), Math.min(idleTimeout / 4 || 1000, 1000));
-  if (!idleTimeout) clearInterval(sweep);
+  const closeIdle = () => idle(sessions, idleTimeout).forEach(close);
+  const sweep = idleTimeout ? setInterval(closeIdle, Math.min(idleTimeout / 4, 1000)) : undefined;
   await Promise.all(listeners.map(accept)).finally(() => clearInterval(sweep));
   await drain(sessions, close);
   return total;

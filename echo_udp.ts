@@ -17,9 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, type Datagrams, Failure, formatAddress, type Given, listen, listenAddress } from "./utils.ts";
-import { needsUnstableNet, openDatagram, output, parseAddress, reason, refuse, RoundTrips, run, say } from "./utils.ts";
-import { sparing, type Trace, unanswerable } from "./utils.ts";
+import { announce, type Datagrams, Failure, formatAddress, type Given, isMapped, listen } from "./utils.ts";
+import { listenAddress, needsUnstableNet, openDatagram, output, parseAddress, reason, refuse } from "./utils.ts";
+import { RoundTrips, run, say, sparing, type Trace, unanswerable } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
@@ -93,7 +93,7 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   const admit = (bytes: number, from: Deno.NetAddr) => {
     const why = unanswerable(from, port);
     if (why) return warn(`${formatAddress(from)} not answered: ${why}`), false;
-    if (family === 6 && from.hostname.startsWith("::ffff:")) return false;
+    if (family === 6 && isMapped(from)) return false;
     total.datagrams++, total.bytes += bytes;
     if (options.log) note(bytes, from);
     return true;
@@ -102,7 +102,7 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
     if (unsent) total.datagrams--, total.bytes -= unsent.length;
     warn(`cannot answer: ${reason(error)}`);
   };
-  const sweep = setInterval(() => idle(sessions, 3000).forEach(over), 1000);
+  const sweep = options.log ? setInterval(() => idle(sessions, 3000).forEach(over), 1000) : undefined;
   const echoing = sockets.map((socket) => echo(trace?.datagrams(socket) ?? socket, admit, failed));
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   await drain(total);

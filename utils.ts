@@ -123,6 +123,11 @@ export function unmapped(hostname: string): string {
   return plain ?? (high ? [...bytes(high), ...bytes(low)].join(".") : hostname);
 }
 
+/** Whether a peer came by IPv4, though to an IPv6 socket: `-6` turns such peers away. */
+export function isMapped({ hostname }: Deno.NetAddr): boolean {
+  return hostname.startsWith("::ffff:");
+}
+
 /** An address for people: `127.0.0.1:7777`, `[::1]:7777`. */
 export function formatAddress({ hostname, port }: { hostname: string; port: number }): string {
   const plain = unmapped(hostname);
@@ -529,17 +534,16 @@ export async function run<T>(
     const error = stop.signal.aborted ? stop.signal.reason : thrown;
     const bug = error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError;
     if (bug && !/\(os error/.test(error.message)) throw error; // our own fault: the stack trace is for us
-    if (reason(error)) trace?.life(reason(error));
-    if (reason(error)) say(`${command.name}: ${printable(reason(error))}`, console.error);
+    const why = reason(error);
+    if (why) trace?.life(why), say(`${command.name}: ${printable(why)}`, console.error);
     return error instanceof Failure ? error.status : 1;
   };
   const answer = (text: string) => output(text).then(() => 0);
-  const version = `${command.name} ${VERSION}\n`;
   try {
     // Asked for alone, as it mostly is, help is at hand before the options are read: that takes as long as all the rest.
     if (/^(-h|--help)$/.test(`${args}`)) return await answer(command.usage);
     const given = await parse(command, args) as Given<T & { [name: string]: unknown }>;
-    if (given.help || given.version) return await answer(given.help ? command.usage : version);
+    if (given.help || given.version) return await answer(given.help ? command.usage : `${command.name} ${VERSION}\n`);
     Deno.addSignalListener("SIGINT", interrupt);
     Deno.addSignalListener(gentle, terminate);
     if (given.verbose || given.diagram) trace = new Trace(command.name, !!given.verbose, given.diagram as string);

@@ -5,8 +5,6 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { getNetworkAddress } from "jsr:@std/net@^1/get-network-address";
 
 /** What every script answers to `--version`. */
 export const VERSION = "1.0.0";
@@ -286,6 +284,7 @@ export async function announce(
   say(`listening on ${transport}://${formatAddress(addr)}`);
   const { state } = await Deno.permissions.query({ name: "sys", kind: "networkInterfaces" });
   if (quiet || state !== "granted" || !/^(::|0\.0\.0\.0)$/.test(addr.hostname)) return;
+  const { getNetworkAddress } = await import("jsr:@std/net@^1/get-network-address");
   const hostname = getNetworkAddress(family === 6 ? "IPv6" : "IPv4");
   if (hostname) say(`from the local network: ${transport}://${formatAddress({ ...addr, hostname })}`);
 }
@@ -462,6 +461,7 @@ export type Given<T> = T & { words: string[]; family?: 4 | 6; signal: AbortSigna
  * Throws a {@linkcode Failure} of 2 that names the offender.
  */
 export async function parse({ usage, words }: Command, args: string[]): Promise<Record<string, unknown>> {
+  const { parseArgs } = await import("jsr:@std/cli@^1/parse-args"); // not on the way to --help, which is to be quick
   const listed = [...usage.matchAll(/^ +(?:-(\w), )?--([\w-]+)(?: ([A-Z]+)(\.\.\.)?)?/gm)];
   const valued = listed.filter(([, , , kind]) => kind).map(([, , name]) => name);
   const unknown: string[] = [];

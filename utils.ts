@@ -455,6 +455,29 @@ export type Command = { name: string; usage: string; words: number };
 /** The command line, read and checked, and what watches over the work: seconds are milliseconds here. */
 export type Given<T> = T & { words: string[]; family?: 4 | 6; signal: AbortSignal; trace?: Trace };
 
+/** What is written together, taken apart: parseArgs knows `-n5`, but not curl's `-ofile`, nor `-qp7777`. */
+function takenApart(args: string[], listed: string[][]): string[] {
+  const letters = (valued: boolean) => listed.map(([, c = "", , kind]) => valued === !!kind ? c : "").join("");
+  const joined = new RegExp(`^-([${letters(false)}]*)([${letters(true)}])=?(.+)$`, "s"), end = args.indexOf("--");
+  return args.flatMap((arg, i) => {
+    const [, switches, letter, value] = (end < 0 || i < end) && arg.match(joined) || [];
+    if (!letter) return [arg];
+    const whole = `--${listed.find(([, c]) => c === letter)![2]}=${value}`;
+    return switches ? [`-${switches}`, whole] : [whole];
+  });
+}
+
+/** The value of an option, as its kind says. Throws a {@linkcode Failure} of 2. */
+function readValue(name: string, kind: string, text: string): string | number {
+  if (text === "") throw new Failure(2, `--${name} needs a value: ${kind}`);
+  if (kind === "PORT") return parsePort(text);
+  if (kind === "SECONDS" && /^(\d+\.?\d*|\.\d+)$/.test(text) && Number(text) <= 1e6) return Number(text) * 1000;
+  if ((kind === "N" || kind === "BYTES") && /^\d{1,15}$/.test(text)) return Number(text);
+  if (!/^(SECONDS|N|BYTES)$/.test(kind)) return text;
+  const wanted = kind === "SECONDS" ? "seconds up to 1000000" : "a whole number";
+  throw new Failure(2, `--${name} wants ${wanted}, not "${text}"`);
+}
+
 /**
  * Reads a command line by the options that the usage text lists, a line each: `  -p, --port PORT  …` takes a value, and
  * the word says of what kind (PORT, SECONDS, N, BYTES, else text; with `...` it may be repeated); `  -q, --quiet` none.
@@ -466,8 +489,8 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
   const valued = listed.filter(([, , , kind]) => kind).map(([, , name]) => name);
   const unknown: string[] = [];
   // parseArgs would take a word `true` or `false` for the value of the switch before it: behind a NUL it does not see it.
-  const hidden = args.map((arg) => arg.replace(/^(true|false)$/, "\0$1")),
-    shown = (text: string) => text.replace("\0", "");
+  const hidden = takenApart(args, listed).map((arg) => arg.replace(/^(true|false)$/, "\0$1"));
+  const shown = (text: string) => text.replace("\0", "");
   const given: Record<string, unknown> & { _: (string | number)[] } = parseArgs(hidden, {
     alias: Object.fromEntries(listed.flatMap(([, letter, name]) => letter ? [[name, letter]] : [])),
     boolean: listed.filter(([, , , kind]) => !kind).map(([, , name]) => name),
@@ -480,20 +503,9 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
     const near = closestString(unknown[0].replace(/=.*/s, ""), listed.map(([, , name]) => `--${name}`));
     throw new Failure(2, `unknown option ${shown(unknown[0])}: did you mean ${near}? --help lists them all`);
   }
-  const value = (name: string, kind: string, text: string) => {
-    if (text === "") throw new Failure(2, `--${name} needs a value: ${kind}`);
-    if (kind === "PORT") return parsePort(text);
-    if (kind === "SECONDS" && /^(\d+\.?\d*|\.\d+)$/.test(text) && Number(text) <= 1e6) return Number(text) * 1000;
-    if ((kind === "N" || kind === "BYTES") && /^\d{1,15}$/.test(text)) return Number(text);
-    if (!/^(SECONDS|N|BYTES)$/.test(kind)) return text;
-    throw new Failure(
-      2,
-      `--${name} wants ${kind === "SECONDS" ? "seconds up to 1000000" : "a whole number"}, not "${text}"`,
-    );
-  };
   for (const [, , name, kind, repeatable] of listed) {
     const all = given[name];
-    if (kind) given[name] = (all as string[]).map((text) => value(name, kind, shown(text)));
+    if (kind) given[name] = (all as string[]).map((text) => readValue(name, kind, shown(text)));
     if (kind && !repeatable) given[name] = (given[name] as unknown[]).at(-1);
     if (!kind && (typeof all !== "boolean" || args.some((arg) => arg.startsWith(`--${name}=`)))) {
       throw new Failure(2, `--${name} takes no value`);
@@ -535,6 +547,7 @@ export async function run<T>(
     const bug = error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError;
     if (bug && !/\(os error/.test(error.message)) throw error; // our own fault: the stack trace is for us
     const why = reason(error);
+    if (stop.signal.aborted) trace?.life("interrupted");
     if (why) trace?.life(why), say(`${command.name}: ${printable(why)}`, console.error);
     return error instanceof Failure ? error.status : 1;
   };

@@ -1319,6 +1319,7 @@ for (const outcome of ["done", "without an answer", "interrupted"]) {
       assertMatch(drawing, /client-\)s1: .*6 bytes .*hello/);
       if (outcome === "done") assertMatch(drawing, /s1-\)client: .*6 bytes .*hello/);
       if (outcome === "without an answer") assertMatch(drawing, /Note left of .*no answer/);
+      if (outcome === "interrupted") assertMatch(drawing, /Note left of client: interrupted\n/);
     } finally {
       await Deno.remove(file);
     }

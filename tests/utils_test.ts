@@ -586,6 +586,15 @@ Deno.test("a word behind a switch stays a word, be it true or false", async () =
   assertEquals((await read("--header", "true")).header, ["true"]);
 });
 
+Deno.test("a letter and its value may be written together, behind switches too, as curl has it", async () => {
+  const given = await read("-qp7777", "-Ha: b", "-H=true", "-qHfalse", "-n", "5", "host");
+  assertEquals([given.quiet, given.port, given.count], [true, 7777, 5]);
+  assertEquals([given.header, given.words], [["a: b", "true", "false"], ["host"]]);
+  assertEquals((await read("-H-x: y", "-Ha: b\nc")).header, ["-x: y", "a: b\nc"]);
+  assertEquals((await read("--", "-p7")).words, ["-p7"], "a word is a word");
+  assertEquals((await assertRejects(() => read("-pq"), Failure)).message.slice(0, 20), '"q" is not a port: 0');
+});
+
 Deno.test("an unknown option gets the nearest one suggested", async () => {
   for (const [typed, meant] of [["--prot", "--port"], ["--versoin", "--version"], ["--conut=5", "--count"]]) {
     const error = await assertRejects(() => read(typed), Failure);

@@ -35,7 +35,7 @@ export async function daytime(conn: Pick<Deno.Conn, "read">, longest = 512): Pro
   return answer.subarray(0, length);
 }
 
-/** The protocol over UDP: an empty datagram asks; again after `wait` ms without an answer, then after twice that, … */
+/** The protocol over UDP: an empty datagram asks; again after `wait` ms, then twice that, … until the socket is closed. */
 export async function daytimeUdp(socket: Deno.DatagramConn, server: Deno.NetAddr, wait = 1000): Promise<Uint8Array> {
   const failing = Promise.withResolvers<never>();
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -71,7 +71,7 @@ export type Reading = {
   nist: { mjd: number; dst: number; leapSecond: number; health: number; advanceMs: number } | null;
 };
 
-const NIST = /^(\d{5}) (\d\d-\d\d-\d\d) (\d\d:\d\d:\d\d) (\d\d) (\d) (\d) +(\d+(?:\.\d+)?) UTC\(NIST\) \*$/;
+const NIST = /^(\d{5}) (\d\d-\d\d-\d\d) (\d\d:\d\d:\d\d) (\d\d) (\d) (\d) +(\d{1,6}(?:\.\d{1,6})?) UTC\(NIST\) \*$/;
 // RFC 867 suggests two formats: one of its own, and that of mail.
 const FORMATS = ["[a-z]+day, MONTH DAY, (?<year>[0-9]{4})", "([a-z]{3}, )?DAY MONTH (?<year>[0-9]{2}|[0-9]{4})"]
   .map((date) => date.replace("MONTH", "(?<month>[a-z]{3,})").replace("DAY", "(?<day>[0-9]{1,2})"))
@@ -185,7 +185,8 @@ const HEALTH = ["good", "up to 5 s off", "more than 5 s off", "faulty", "under m
 /** The answer in a sentence, for people. */
 function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
   const away = Math.abs(offsetMs ?? 0), even = away <= (nist ? 0 : 500) + roundTripMs / 2; // nearer than can be told
-  const apart = `${(away / 1000).toFixed(nist ? 3 : 1)} s ${Number(offsetMs) < 0 ? "behind" : "ahead of"} ours`;
+  const far = away < 172_800_000 ? `${(away / 1000).toFixed(nist ? 3 : 1)} s` : `${Math.round(away / 86_400_000)} days`;
+  const apart = `${far} ${Number(offsetMs) < 0 ? "behind" : "ahead of"} ours`;
   const here = `that is ${new Date(time ?? 0)}`.replace(/ \(.*/, " here"); // without the long name of our zone
   const clocks = `${here}; ${even ? "our clocks agree" : `their clock is ${apart}`}`;
   const health = nist?.health ? `; their clock, they say, is ${HEALTH[nist.health] ?? "not good"}` : "";
@@ -282,10 +283,10 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
 const USAGE = `daytime: asks a server for the date and time (RFC 867), or is that server
 
 usage: daytime [options] [HOST [PORT]]   ask (time.nist.gov, port 13)
-       daytime --serve [options]         be the server, over TCP and UDP on one port
+       daytime --serve [options]         be the server, over TCP and UDP
 
 client:
-  -u, --udp              ask over UDP; the question is repeated until the time is over
+  -u, --udp              ask over UDP, again and again until the time is up
   -w, --timeout SECONDS  wait this long for the whole exchange (5; 0: for ever)
       --json             print one object: the line, and what can be read in it
       --diagram FILE     draw the exchange into a Markdown file (Mermaid)
@@ -309,8 +310,9 @@ examples:
   daytime -u -v localhost 1313   ask our own server over UDP, and see how
   daytime --serve --port 0       be a server on a free port
 
-exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connect, 23 cannot write the output,
-28 timed out, 52 empty answer, 56 receiving failed, 63 more than 512 bytes, 130 interrupted
+exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found,
+7 cannot connect, 23 cannot write the output, 28 timed out, 52 empty answer,
+56 receiving failed, 63 more than 512 bytes, 130 interrupted
 `;
 
 type Switches = { serve: boolean; udp: boolean; json: boolean; quiet: boolean; "reuse-port": boolean };
@@ -331,10 +333,11 @@ function open(at: { hostname: string; port: number; family?: 4 | 6 }, reuse: boo
 }
 
 async function server(given: Given<Flags>): Promise<void> {
-  const { port = PORT, quiet, words, "reuse-port": reuse } = given, hostname = await listenAddress(given);
+  const { port = PORT, quiet, words, "reuse-port": reuse } = given;
   refuse(given, ["udp", "timeout", "json", "diagram"], "is for the client: not with --serve");
   if (words.length) throw new Failure(2, `too many words: "${words[0]}" (--host and --port say where to listen)`);
   needsUnstableNet("UDP");
+  const hostname = await listenAddress(given);
   const { listeners, sockets } = open({ hostname, port, family: given.family }, reuse);
   await announce("tcp", listeners[0].addr, given);
   if (!quiet) await announce("udp", sockets[0].addr as Deno.NetAddr, given);
@@ -345,7 +348,7 @@ async function server(given: Given<Flags>): Promise<void> {
 
 async function client(given: Given<Flags>): Promise<void> {
   const { words: [host = "time.nist.gov", word], timeout = 5000, family, udp, json, signal, trace } = given;
-  refuse(given, ["host", "reuse-port"], "is for the server: it needs --serve");
+  refuse(given, ["host", "reuse-port", "quiet"], "is for the server: it needs --serve");
   const { hostname, port: named } = parseAddress(host, -1);
   const ports = [named, word === undefined ? -1 : parsePort(word), given.port ?? -1].filter((port) => port >= 0);
   if (ports.length > 1) throw new Failure(2, `more than one port: ${ports.join(", ")}`);

@@ -6,7 +6,7 @@
  * Try it in two terminals:
  *
  *     deno run -A echo_tcp.ts                   listening on tcp://[::]:7777
- *     nc localhost 7777                         type a line, and it comes back; Ctrl-D ends
+ *     nc localhost 7777                         type a line, and it comes back; Ctrl-C ends
  *
  *     deno run -A echo_tcp.ts -c localhost -v   the same with our own client, and what crosses the wire
  *     deno run -A echo_tcp.ts -c localhost -n 5 five round trips, timed as ping does it
@@ -17,9 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, connect, connections, Failure, formatAddress, type Given, isMapped, listen } from "./utils.ts";
-import { listenAddress, needsUnstableNet, output, parseAddress, reason, refuse, RoundTrips, run } from "./utils.ts";
-import { say, type Stream, type Trace, writeAll } from "./utils.ts";
+import { announce, connect, connections, counted, Failure, formatAddress, type Given, isMapped } from "./utils.ts";
+import { listen, listenAddress, needsUnstableNet, output, reason, refuse, RoundTrips, run, say } from "./utils.ts";
+import { serverAddress, type Stream, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip: TCP has no limit of its own
@@ -40,7 +40,7 @@ export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { re
 /** A connection being served: its bytes, since when, and when something last moved on it (milliseconds). */
 type Session = { conn: Deno.TcpConn; received: number; sent: number; started: number; seen: number; moved: number };
 
-/** The connections on which nothing moved for `ms` milliseconds. */
+/** Notes what moved since it was last called, and returns the connections on which nothing did for `ms` milliseconds. */
 function idle(sessions: Iterable<Session>, ms: number): Session[] {
   const now = performance.now();
   for (const session of sessions) {
@@ -79,7 +79,7 @@ export type ServeOptions = {
 export async function serve(options: ServeOptions): Promise<{ connections: number; bytes: number }> {
   const { listeners, signal, maxConnections = 0, idleTimeout = 0, family, log = say, trace } = options;
   const sessions = new Set<Session>(), total = { connections: 0, bytes: 0 };
-  let change = Promise.withResolvers<void>();
+  let change = Promise.withResolvers<void>(); // for who waits until there are fewer connections
   const changed = () => (change.resolve(), change = Promise.withResolvers());
   const over = (session: Session, error?: unknown) => {
     if (!sessions.delete(session)) return; // closed by us: in older versions of Deno a write goes on waiting then
@@ -87,11 +87,12 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
     conn[Symbol.dispose]();
     total.bytes += sent, changed();
     trace?.life(`${peer} closed`);
-    const seconds = ((performance.now() - started) / 1000).toFixed(3);
-    log(`${peer} ${sent} bytes in ${seconds} s${error ? `: ${reason(error)}` : ""}`); // a reset is the client's affair
+    const seconds = ((performance.now() - started) / 1000).toFixed(3), why = error ? `: ${reason(error)}` : "";
+    log(`${peer} ${counted(sent, "byte")} in ${seconds} s${why}`); // a reset is the client's affair
   };
   const begin = (conn: Deno.TcpConn) => {
-    const now = Math.floor(performance.now()), who = trace ? `${formatAddress(conn.remoteAddr)} ` : "";
+    const now = Math.floor(performance.now()); // whole: a fraction takes more memory, each connection's
+    const who = trace ? `${formatAddress(conn.remoteAddr)} ` : "";
     const session: Session = { conn, received: 0, sent: 0, started: now, seen: 0, moved: now };
     const ended = (error?: unknown) => over(session, error);
     sessions.add(session), total.connections++;
@@ -140,7 +141,7 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
   const wait = () => {
     if (timeout && !busy && (owed || done)) timer ??= setTimeout(() => (late = true, conn.close()), timeout);
   };
-  const rest = () => (busy = true, timer = void clearTimeout(timer));
+  const rest = () => (clearTimeout(timer), timer = undefined, busy = true);
   const sending = async () => {
     for await (const bytes of input) {
       owed += bytes.length, wait();
@@ -156,7 +157,10 @@ export async function talk({ conn, input, output, timeout }: TalkOptions): Promi
       owed = Math.max(0, owed - n); // a server may also speak unasked
       await output(buffer.subarray(0, n));
     }
-    if (owed || !done) throw new Failure(18, `the server closed the connection with ${owed} bytes still to come back`);
+    if (owed) {
+      throw new Failure(18, `the server closed the connection with ${counted(owed, "byte")} still to come back`);
+    }
+    if (!done) throw new Failure(18, "the server closed the connection before the input ended");
   };
   try {
     await Promise.all([receiving(), sending()]);
@@ -219,16 +223,16 @@ export async function ping({ conn, count, size, interval, timeout, signal, trips
 
 const USAGE = `echo_tcp: an echo server over TCP (RFC 862), and its client
 
-usage: echo_tcp [options]                       serve
-       echo_tcp [options] -c HOST[:PORT]        send stdin, print what comes back
-       echo_tcp [options] -c HOST[:PORT] -n N   measure N round trips
+usage: echo_tcp [options]                      serve
+       echo_tcp [options] -c HOST[:PORT]       send stdin, print what comes back
+       echo_tcp [options] -c HOST[:PORT] -n N  measure N round trips
 
 server:
       --host ADDRESS          listen on this address (::, both families)
   -p, --port PORT             listen on this port, 0 for a free one (7777)
-      --reuse-port            let several processes share the port (with --unstable-net)
-      --max-connections N     serve this many at once, the others wait (0: as many as the system allows)
-      --idle-timeout SECONDS  close a connection on which nothing moves (0: never)
+      --reuse-port            share the port between processes (--unstable-net)
+      --max-connections N     serve this many at once, others wait (0: no limit)
+      --idle-timeout SECONDS  end connections on which nothing moves (0: never)
   -q, --quiet                 print the first line only
 
 client:
@@ -251,35 +255,36 @@ examples:
   echo_tcp -c localhost < file      send a file and get it back
   echo_tcp -c [::1]:7 -n 5 -i 0.2   five round trips, 0.2 s apart
 
-exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 7 cannot connect, 18 closed early,
-23 cannot write the output, 28 timed out (with -n: no answer at all), 56 sending or receiving failed, 130 interrupted
+exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found,
+7 cannot connect, 18 closed early, 23 cannot write the output,
+28 timed out (with -n: no answer at all), 56 sending or receiving failed,
+130 interrupted
 `;
 
-type Limits = { "max-connections"?: number; "idle-timeout"?: number };
-type Serving = Limits & { host?: string; port?: number; "reuse-port": boolean; quiet: boolean };
+type Serving = { host?: string; "max-connections"?: number; "idle-timeout"?: number; "reuse-port": boolean };
 type Asking = { connect?: string; timeout?: number; count?: number; size?: number; interval?: number };
-type Flags = Serving & Asking;
+type Flags = Serving & Asking & { port?: number; quiet: boolean };
 
 async function server(given: Given<Flags>): Promise<void> {
-  const { port = PORT, family, quiet, signal, trace, "reuse-port": reusePort } = given;
-  const { "max-connections": maxConnections, "idle-timeout": idleTimeout } = given;
+  const { port = PORT, family, quiet, "reuse-port": reusePort } = given, log = quiet ? () => {} : say;
+  const limits = { maxConnections: given["max-connections"], idleTimeout: given["idle-timeout"] };
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   if (reusePort) needsUnstableNet("--reuse-port");
   const hostname = await listenAddress(given);
   const backlog = { tcpBacklog: 4096 }; // how many may wait to be accepted; Deno's types do not know of it yet
   const listeners = listen((at) => Deno.listen({ ...at, reusePort, ...backlog }), { hostname, port, family });
   await announce("tcp", listeners[0].addr, given);
-  const log = quiet ? () => {} : say;
-  const { connections, bytes } = await serve({ listeners, signal, family, maxConnections, idleTimeout, log, trace });
-  log(`served ${connections} connections, ${bytes} bytes`);
+  const { connections, bytes } = await serve({ ...given, ...limits, listeners, log });
+  log(`served ${counted(connections, "connection")}, ${counted(bytes, "byte")}`);
 }
 
 async function client(given: Given<Flags>): Promise<void> {
-  const { connect: to = "", port = PORT, timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
-  refuse(given, ["host", "reuse-port", "max-connections", "idle-timeout"], "is for the server: not with --connect");
+  const { timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
+  refuse(given, ["host", "reuse-port", "max-connections", "idle-timeout", "quiet"], "is for the server, not --connect");
+  if (count === undefined) refuse(given, ["size", "interval"], "is for round trips: it needs --count");
   if (count === 0) throw new Failure(2, "--count must be at least 1");
   if (size < 1 || size > LARGEST) throw new Failure(2, `--size must be from 1 to ${LARGEST}, not ${size}`);
-  using socket = await connect({ ...given, ...parseAddress(to, port), timeout });
+  using socket = await connect({ ...given, ...serverAddress(given, PORT), timeout });
   const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr), trips = new RoundTrips();
   if (!count) return await talk({ conn, input: Deno.stdin.readable, output, timeout });
   const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);

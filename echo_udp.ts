@@ -17,9 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, type Datagrams, Failure, formatAddress, type Given, isMapped, listen } from "./utils.ts";
-import { listenAddress, needsUnstableNet, openDatagram, output, parseAddress, reason, refuse } from "./utils.ts";
-import { RoundTrips, run, say, sparing, type Trace, unanswerable } from "./utils.ts";
+import { announce, counted, type Datagrams, Failure, formatAddress, type Given, isMapped, listen } from "./utils.ts";
+import { listenAddress, needsUnstableNet, openDatagram, output, reason, refuse, RoundTrips, run } from "./utils.ts";
+import { say, serverAddress, sparing, type Trace, unanswerable } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
@@ -80,7 +80,8 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   const { port } = sockets[0].addr as Deno.NetAddr, warn = sparing(1000, log);
   const over = ({ peer, datagrams, bytes, started, moved }: Session) => {
     sessions.delete(peer);
-    log(`${peer} ${datagrams} datagrams, ${bytes} bytes in ${((moved - started) / 1000).toFixed(3)} s`);
+    const seconds = ((moved - started) / 1000).toFixed(3);
+    log(`${peer} ${counted(datagrams, "datagram")}, ${counted(bytes, "byte")} in ${seconds} s`);
   };
   const note = (bytes: number, from: Deno.NetAddr) => {
     const peer = formatAddress(from), now = performance.now();
@@ -129,7 +130,7 @@ async function* lines(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Ar
   let length = 0;
   for await (let bytes of input) {
     while (bytes.length) {
-      const end = 1 + bytes.indexOf(10) || bytes.length;
+      const lf = bytes.indexOf(10), end = lf < 0 ? bytes.length : lf + 1;
       const part = bytes.subarray(0, Math.min(end, LARGEST - length));
       line.set(part, length), length += part.length, bytes = bytes.subarray(part.length);
       if (part.at(-1) === 10 || length === LARGEST) yield line.slice(0, length), length = 0;
@@ -168,7 +169,7 @@ export async function talk({ socket, to, input, output, timeout }: TalkOptions):
     if (timeout && !busy && owed.length) timer ??= setTimeout(late, timeout);
     if (done && !busy && !owed.length) over.resolve();
   };
-  const rest = () => timer = void clearTimeout(timer);
+  const rest = () => (clearTimeout(timer), timer = undefined);
   const sending = async () => {
     for await (const line of lines(input)) {
       // More at once would only be lost on the way: the buffers of sockets are small.
@@ -266,14 +267,14 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
 
 const USAGE = `echo_udp: an echo server over UDP (RFC 862), and its client
 
-usage: echo_udp [options]                       serve
-       echo_udp [options] -c HOST[:PORT]        send each line of stdin, print what comes back
-       echo_udp [options] -c HOST[:PORT] -n N   measure N round trips
+usage: echo_udp [options]                      serve
+       echo_udp [options] -c HOST[:PORT]       send lines, print what comes back
+       echo_udp [options] -c HOST[:PORT] -n N  measure N round trips
 
 server:
       --host ADDRESS          listen on this address (::, both families)
   -p, --port PORT             listen on this port, 0 for a free one (7777)
-      --reuse-port            let several processes open the port; the newest one gets the datagrams
+      --reuse-port            let processes share the port: the newest is asked
   -q, --quiet                 print the first line only
 
 client:
@@ -281,7 +282,7 @@ client:
   -w, --timeout SECONDS       wait this long for an answer (5; 0: for ever)
   -n, --count N               measure N round trips
       --size BYTES            bytes in each, from 4 to 65507 (64)
-  -i, --interval SECONDS      time between them (1; 0: as fast as they come back)
+  -i, --interval SECONDS      time between them (1; 0: as fast as they return)
       --diagram FILE          draw the exchange into a Markdown file (Mermaid)
 
 both:
@@ -296,8 +297,9 @@ examples:
   echo_udp -c localhost < file      send a file line by line and get it back
   echo_udp -c [::1]:7 -n 5 -i 0.2   five round trips, 0.2 s apart
 
-exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found, 23 cannot write the output, 28 timed out,
-56 sending or receiving failed, 130 interrupted
+exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found,
+23 cannot write the output, 28 timed out, 56 sending or receiving failed,
+130 interrupted
 `;
 
 type Serving = { host?: string; port?: number; "reuse-port": boolean; quiet: boolean };
@@ -306,9 +308,9 @@ type Flags = Serving & Asking;
 
 async function server(given: Given<Flags>): Promise<void> {
   const { port = PORT, family, quiet, signal, trace, "reuse-port": reuseAddress } = given;
-  const hostname = await listenAddress(given), log = quiet ? undefined : say;
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   needsUnstableNet("UDP");
+  const hostname = await listenAddress(given), log = quiet ? undefined : say;
   const udp = { transport: "udp", reuseAddress } as const;
   const sockets = listen((at) => Deno.listenDatagram({ ...at, ...udp }), { hostname, port, family });
   await announce("udp", sockets[0].addr as Deno.NetAddr, given);
@@ -316,15 +318,16 @@ async function server(given: Given<Flags>): Promise<void> {
     log?.("whoever reaches this port is answered: --host 127.0.0.1 keeps it to this machine");
   }
   const { datagrams, bytes } = await serve({ sockets, signal, family, log, trace });
-  log?.(`answered ${datagrams} datagrams, ${bytes} bytes`);
+  log?.(`answered ${counted(datagrams, "datagram")}, ${counted(bytes, "byte")}`);
 }
 
 async function client(given: Given<Flags>): Promise<void> {
-  const { connect: host = "", port = PORT, timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
-  refuse(given, ["host", "reuse-port"], "is for the server: not with --connect");
+  const { timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
+  refuse(given, ["host", "reuse-port", "quiet"], "is for the server, not --connect");
+  if (count === undefined) refuse(given, ["size", "interval"], "is for round trips: it needs --count");
   if (count === 0) throw new Failure(2, "--count must be at least 1");
   if (size < 4 || size > LARGEST) throw new Failure(2, `--size must be from 4 to ${LARGEST}, not ${size}`);
-  const { socket: bare, to } = await openDatagram({ ...given, ...parseAddress(host, port) });
+  const { socket: bare, to } = await openDatagram({ ...given, ...serverAddress(given, PORT) });
   const socket = trace?.datagrams(bare, to) ?? bare, peer = formatAddress(to), trips = new RoundTrips();
   if (!count) return await talk({ socket, to, input: Deno.stdin.readable, output, timeout });
   const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);

@@ -21,7 +21,7 @@ import { type Trace, within, writeAll } from "./utils.ts";
 
 const SECTION = 300 * 1024, LINES = 5000; // the bytes and fields of a header section: unbounded, they fill the memory
 
-/** The protocol: sends a request, and yields the answer as it arrives. Each piece is good until the next but one. */
+/** The protocol: sends a request, and yields the answer as it arrives, in pieces: the next but one overwrites each. */
 export async function* get(conn: Pick<Deno.Conn, "read" | "write">, request: Uint8Array): AsyncGenerator<Uint8Array> {
   for (let sent = 0; sent < request.length;) sent += await conn.write(request.subarray(sent));
   // One answer takes many reads, cut anywhere. With two large buffers, one is filled while the other is written.
@@ -116,7 +116,8 @@ export class Parser {
 
   *#answer(): Generator<Head | void, void> {
     for (let interim = 0;; interim += this.#holds) {
-      const head = parseHead(yield* this.#section("HTTP/"), this.#held.slice(0, this.#holds));
+      const lines = yield* this.#section("HTTP/", "in the header section"),
+        head = parseHead(lines, this.#held.slice(0, this.#holds));
       if (interim > 20 * SECTION) throw new Failure(63, `no end of answers that are not final: ${interim} bytes`);
       const { chunked, length, why } = framing(this.method, head);
       this.length = length;
@@ -133,24 +134,26 @@ export class Parser {
     yield; // here it waits for the next piece
   }
   /** The lines up to an empty one. `start` is what the first has to start with. */
-  *#section(start = ""): Generator<void, string[]> {
+  *#section(start: string, early: string): Generator<void, string[]> {
     const lines: string[] = [];
     this.#holds = 0;
-    for (let line; (line = yield* this.#line(lines.length ? "" : start));) {
-      if (lines.push(line) > LINES + 1) throw new Failure(63, `a header section of more than ${LINES} lines`);
+    for (let line; (line = yield* this.#line(lines.length ? "" : start, early));) {
+      if (lines.push(line) > LINES + 1) throw new Failure(63, `more than ${LINES} lines ${early}`);
     }
     return lines;
   }
-  *#line(start: string, early = "in the header section"): Generator<void, string> {
+  *#line(start: string, early: string): Generator<void, string> {
     for (const from = this.#holds;;) {
       const end = this.#piece.indexOf(10, this.#at) + 1, more = this.#piece.subarray(this.#at, end || undefined);
-      if (this.#holds + more.length > SECTION) throw new Failure(63, `a header section of more than ${SECTION} bytes`);
+      if (this.#holds + more.length > SECTION) throw new Failure(63, `more than ${SECTION} bytes ${early}`);
       this.#held.set(more, this.#holds);
       this.#at += more.length, this.#holds += more.length;
-      const first = latin1(this.#held.subarray(from, Math.min(this.#holds, from + start.length)));
-      // Not put off to the end of the line: a server that speaks something else may never end it.
+      const first = latin1(this.#held.subarray(from, Math.min(this.#holds, from + 40)));
       const hint = first[0] === "\x15" ? ", which is TLS: try https://" : ""; // an alert
-      if (!start.startsWith(first)) throw new Failure(1, `the server does not speak HTTP/1, but "${first}"${hint}`);
+      const fits = start.startsWith(first.slice(0, start.length)); // at once: such a line may have no end
+      if (!fits) {
+        throw new Failure(1, `the server does not speak HTTP/1, but "${first.replace(/\r?\n.*/s, "")}"${hint}`);
+      }
       if (end) return latin1(this.#held.subarray(from, this.#holds)).replace(/\r?\n$/, "");
       yield* this.#more(start && !this.#holds ? "" : early);
     }
@@ -182,7 +185,8 @@ export class Parser {
         if (this.#piece[this.#at++] !== byte) throw new Failure(56, `a chunk does not end after its ${size} bytes`);
       }
     }
-    for (const line of yield* this.#section()) this.log?.(`trailer: ${line}`); // not headers: no one may rely on them
+    const trailers = yield* this.#section("", "in the trailer section"); // not headers: no one may rely on them
+    for (const line of trailers) this.log?.(`trailer: ${line}`);
   }
 }
 
@@ -208,7 +212,7 @@ export function parseURL(text: string): URL {
   if (scheme && !/^https?$/i.test(scheme)) throw new Failure(1, `${scheme} is not spoken here: http and https are`);
   const url = URL.parse(scheme ? text : `http://${text}`);
   // URL would drop line ends and take the next word of `http:///word` for the host.
-  if (url && !/\p{Cc}/u.test(text) && !/^(\w+:\/\/)?[/\\]/.test(text)) return url;
+  if (url && !/\p{Cc}/u.test(text) && !/^(\w+:\/\/|https?:(?!\/\/))?[/\\]/i.test(text)) return url;
   throw new Failure(3, `"${text}" is not a URL: http://HOST[:PORT]/PATH`);
 }
 
@@ -222,7 +226,7 @@ export function parseField(text: string): Field {
 /** Where a redirect leads. Throws a {@linkcode Failure} of 1 or 3. */
 export function redirect(from: URL, location: string): URL {
   const to = URL.parse(location.replace(/[^!-~]/g, (c) => `%${c.charCodeAt(0).toString(16).padStart(2, "0")}`), from);
-  if (!to) throw new Failure(3, `redirected to "${location.slice(0, 200)}", which is not a URL`);
+  if (!to || to.port === "0") throw new Failure(3, `redirected to "${location.slice(0, 200)}", which is not a URL`);
   const known = from.protocol === "https:" ? /^https:$/ : /^https?:$/; // never back to what protects nothing
   if (!known.test(to.protocol)) throw new Failure(1, `not redirected from ${from.protocol} to ${to.protocol}`);
   to.username = to.password = ""; // a relative URL inherits them; what they are good for is decided by the origin
@@ -255,23 +259,29 @@ async function* undo(coding: string, body: Body): Body {
   if (first.done) return;
   // "deflate" is zlib's format (RFC 9110 8.4.1.2), yet some servers send it bare.
   const format = /gzip/i.test(coding) ? "gzip" : (first.value[0] & 15) === 8 ? "deflate" : "deflate-raw";
+  let probed = false;
   const all = async function* () {
     yield first.value;
     yield* slices;
+    // Deno takes deflate that was cut off for whole. One byte more is refused only where it had come to its end.
+    if (format !== "gzip") probed = true, yield new Uint8Array(1);
   };
+  const damaged = (error?: unknown) => new Failure(61, `the ${coding} coding is damaged`, error);
   try {
     for await (const bytes of ReadableStream.from(all()).pipeThrough(new DecompressionStream(format))) {
       yield bytes;
       (bytes.buffer as ArrayBuffer).transfer(0); // given back at once: the collector lets too many of them lie
     }
   } catch (error) {
-    throw error instanceof Failure ? error : new Failure(61, `the ${coding} coding is damaged`, error);
+    if (probed && /whole buffer/.test(reason(error))) return;
+    throw error instanceof Failure ? error : damaged(error);
   }
+  if (probed) throw damaged();
 }
 
 /** The codings of a body, in the order in which they were applied. Throws a {@linkcode Failure} of 61. */
 function codings(head: Head, compressed?: boolean): string[] {
-  const transfer = list(head, "transfer-encoding");
+  const transfer = list(head, "transfer-encoding").filter((coding) => coding);
   if (transfer.at(-1)?.toLowerCase() === "chunked") transfer.pop(); // the parser's
   const all = [...compressed ? list(head, "content-encoding") : [], ...transfer];
   const coded = all.filter((coding) => !/^(identity)?$/i.test(coding));
@@ -299,7 +309,7 @@ async function open(url: URL, options: Options): Promise<Deno.Conn> {
     late.throwIfAborted();
     const why = reason(error).replace(/.*InvalidContentType.*/, "it does not speak TLS: try http://")
       .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
-      .replace(/Other.*CaUsedAsEndEntity.*/, "an authority's own certificate is none for a server");
+      .replace(/Other.*CaUsedAsEndEntity.*/, "it is an authority's own (basicConstraints CA:TRUE), no server's");
     const [, untrusted] = why.match(/peer certificate: (.*)/) ?? [];
     if (untrusted) throw new Failure(60, `the certificate of ${hostname} is not trusted: ${untrusted}`, error);
     throw new Failure(35, `no TLS with ${hostname}: ${why}`, error);
@@ -355,7 +365,7 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
     const events = answer(get(conn, request(url, options)), parser, () => writing);
     do {
       head = (await events.next()).value as Head;
-      if (include || asked) write(head.bytes);
+      if (include || asked) await write(head.bytes);
     } while (head.status < 200);
     const next = location && /^30[12378]$/.test(`${head.status}`) ? field(head, "location") : "";
     if (!next) await pass(head, parser.length, events as Body, { ...options, write });
@@ -369,13 +379,18 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
   }
 }
 
+/** What the work comes to, unless the signal aborts. What waits for a pipe cannot be cancelled: it is left behind. */
+const unless = <T>(signal: AbortSignal | undefined, work: Promise<T>) =>
+  Promise.race([
+    work,
+    new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason))),
+  ]);
+
 /** Gets a URL, along its redirects. Throws a {@linkcode Failure}, of any status that the usage text lists. */
 export async function download(options: Options): Promise<void> {
   const { "max-redirs": most = 20, signal, trace } = options;
-  // A write that waits for its reader cannot be cancelled: it is left behind.
-  const over = new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
   for (let { url } = options, hops = 0;; hops++) {
-    const next = await Promise.race([exchange(url, options), over]);
+    const next = await unless(signal, exchange(url, options));
     if (!next) return;
     if (hops === most) throw new Failure(47, `more than ${most} redirects: the next to ${next.slice(0, 200)}`);
     url = redirect(url, next);
@@ -405,9 +420,11 @@ async function standardOutput(): Promise<Options["write"]> {
 /** A file that is there when it is whole: written beside, then renamed. What is no file (/dev/null) is written at once. */
 async function create(path: string) {
   const old = await Deno.stat(path).catch(() => undefined), device = old && !old.isFile;
-  const whole = old ? await Deno.realPath(path) : path, mode = (old?.mode ?? 0o666) & 0o777; // a link stays one
+  const whole = old?.isFile ? await Deno.realPath(path) : path, mode = (old?.mode ?? 0o666) & 0o777; // a link stays one
+  if (old?.isFile) (await Deno.open(whole, { write: true }).catch(lost(path))).close(); // what is read-only stays
   const part = device ? whole : `${whole}.${crypto.randomUUID().slice(0, 8)}.part`;
   const file = await Deno.open(part, { write: true, createNew: !device, mode }).catch(lost(path));
+  if (file.isTerminal()) throw new Failure(23, `${path} is a terminal: it is written to without -o`);
   return {
     write: (bytes: Uint8Array) => writeAll(device ? file : atOnce(file), bytes).catch(lost(path)),
     keep: () => (file.close(), device ? undefined : Deno.rename(part, whole).catch(lost(path))), // Windows wants it closed
@@ -423,21 +440,20 @@ const short = (n: number, unit = 0): string =>
 export function progress({ done, total }: { done: number; total: number }, ms: number): string {
   const speed = 1000 * done / ms, left = (total - done) / speed, known = total < Infinity && total > 0;
   const share = known ? `${short(done)} of ${short(total)}  ${Math.floor(100 * done / total)}%` : short(done);
-  const rest = left < 86_400 ? `  ${new Date(1000 * left).toISOString().slice(11, 19)} left` : "";
+  const rest = left > 0 && left < 86_400 ? `  ${new Date(1000 * left).toISOString().slice(11, 19)} left` : "";
   return `${share}  ${short(speed)}/s${rest}`;
 }
 
-/** Shows the progress on the terminal, until it is disposed. */
+/** Shows the progress on the terminal, until it is disposed: then the last line stays. */
 function bar(tally: { done: number; total: number }): Disposable {
   const started = performance.now();
-  const print = (line: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r${line}\x1b[K`));
-  const show = (line: string) => say(line, print);
+  const print = (line: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r${line}`));
   const line = () => progress(tally, performance.now() - started).slice(0, (Deno.consoleSize().columns || 80) - 1);
-  const timer = setInterval(() => show(line()), 250);
-  return { [Symbol.dispose]: () => (clearInterval(timer), show("")) };
+  const timer = setInterval(() => say(`${line()}\x1b[K`, print), 250);
+  return { [Symbol.dispose]: () => (clearInterval(timer), say(`${line()}\x1b[K\n`, print)) };
 }
 
-const USAGE = `http_get: an HTTP GET by hand (RFC 9110, RFC 9112); the body goes to standard output as it arrives
+const USAGE = `http_get: an HTTP GET by hand (RFC 9112); the body goes to standard output
 
 usage: http_get [options] URL                   http:// may be left out
 
@@ -445,10 +461,10 @@ usage: http_get [options] URL                   http:// may be left out
   -I, --head                     ask for the headers only (HEAD), and print them
   -L, --location                 follow redirects
       --max-redirs N             follow this many at most (20)
-  -o, --output FILE              write to FILE, which is there once all of it is; - is standard output
-  -H, --header LINE...           send "Name: value" as well, or instead; "Name:" leaves a header out
+  -o, --output FILE              write to FILE, there when whole (-: stdout)
+  -H, --header LINE...           send "Name: value" too; "Name:" leaves one out
   -A, --user-agent TEXT          say that this client asks (http_get/${VERSION})
-  -f, --fail                     print no body of an error, a status of 400 or more: exit with 22
+  -f, --fail                     status 400 or more: no body, and exit with 22
   -m, --max-time SECONDS         the time for all of it (0: any)
       --connect-timeout SECONDS  the time to connect, TLS included (0: any)
       --compressed               ask for gzip or deflate, and undo it
@@ -458,19 +474,21 @@ usage: http_get [options] URL                   http:// may be left out
   -s, --silent                   show no progress
   -4, --ipv4                     IPv4 only
   -6, --ipv6                     IPv6 only
-  -v, --verbose                  show what crosses the wire, and what frames the body, on stderr
-      --diagram FILE             draw the exchange into a Markdown file (Mermaid)
+  -v, --verbose                  show what crosses the wire, on stderr
+      --diagram FILE             draw the exchange in a Markdown file (Mermaid)
   -h, --help                     print this text
   -V, --version                  print the version
 
 examples:
-  http_get -iL example.com                           the page, with headers, along the redirects
-  http_get -o big.iso https://example.com/big.iso    a download, with its progress
-  http_get -H "Accept: text/html" -v localhost:8080  with a header, and the exchange as it happens
+  http_get -iL example.com                           headers and redirects too
+  http_get -o big.iso https://example.com/big.iso    with its progress
+  http_get -H "Accept: text/html" -v localhost:8080  what crosses the wire
 
-exit status: 0 done, 1 not HTTP, 2 usage, 3 malformed URL, 6 host not found, 7 cannot connect, 8 unintelligible header,
-18 ended early, 22 status of 400 or more (-f), 23 cannot write, 28 timed out, 35 TLS handshake, 47 too many redirects,
-52 empty answer, 56 receiving failed, 60 untrusted certificate, 61 damaged coding, 63 too large, 130 interrupted
+exit status: 0 done, 1 not HTTP, 2 usage, 3 malformed URL, 6 host not found,
+7 cannot connect, 8 bad header, 18 ended early, 22 status 400 or more,
+23 cannot write, 28 timed out, 35 TLS handshake, 47 too many redirects,
+52 empty answer, 56 receiving failed, 60 untrusted certificate,
+61 damaged coding, 63 too large, 130 interrupted
 `;
 
 type Words = { header: string[]; output?: string; cacert?: string; silent: boolean; "max-time"?: number };
@@ -479,13 +497,16 @@ async function client(given: Given<Omit<Options, "url" | "write"> & Words>): Pro
   const { words: [text], output: path = "-", cacert, "max-time": time = 0, silent } = given;
   if (!text) throw new Failure(2, "a URL is missing: http_get localhost:8080");
   const headers = given.header.map(parseField), url = parseURL(text), tally = { done: 0, total: Infinity };
+  parseField(`User-Agent: ${given["user-agent"]}`); // no line end in it, no header more
+  using signal = within(time, `not done within ${time / 1000} s`, given.signal);
   const unread = (error: unknown) => Promise.reject(new Failure(2, `cannot read ${cacert}: ${reason(error)}`, error));
-  const caCerts = cacert ? [await Deno.readTextFile(cacert).catch(unread)] : [];
+  const caCerts = cacert ? [await unless(signal, Deno.readTextFile(cacert)).catch(unread)] : [];
+  const pem = /^-----BEGIN CERTIFICATE-----\s[^]+^-----END CERTIFICATE-----/m;
+  if (cacert && !pem.test(caCerts[0])) throw new Failure(2, `there is no certificate in ${cacert} (PEM)`);
   // Deno trusts its own list of authorities only, unless this is set before the first use.
   const variable = "DENO_TLS_CA_STORE", { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) Deno.env.set(variable, "system,mozilla");
-  using signal = within(time, `not done within ${time / 1000} s`, given.signal);
-  await using file = path === "-" ? undefined : await create(path);
+  await using file = /^(-|\/dev\/stdout)$/.test(path) ? undefined : await unless(signal, create(path));
   using _bar = file && !silent && Deno.stderr.isTerminal() ? bar(tally) : undefined;
   await download({ ...given, url, headers, caCerts, signal, tally, write: file?.write ?? await standardOutput() });
   await file?.keep();

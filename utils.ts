@@ -21,10 +21,8 @@ export class Failure extends Error {
 export function reason(error: unknown): string {
   const { name, message } = error instanceof Error ? error : new Error(String(error));
   if (/^Connection|^PermissionDenied$|^TimedOut$/.test(name)) return name.replace(/\B[A-Z]/g, " $&").toLowerCase();
-  return message.replace(/: \w+ '.*'$/s, "").replace(/ \(os error \d+\)/, "").replace(
-    /^[A-Z](?=[a-z])/,
-    (c) => c.toLowerCase(),
-  );
+  const plain = message.replace(/: \w+ '.*'$/s, "").replace(/ \(os error \d+\)/, ""); // No such file (…2): open 'x'
+  return plain.replace(/^[A-Z](?=[a-z])/, (c) => c.toLowerCase());
 }
 
 /** A signal that follows `signal` and, after `ms` milliseconds (0: never), aborts with a {@linkcode Failure} of 28. */
@@ -64,6 +62,11 @@ export function printable(text: string): string {
 export function quote(bytes: Uint8Array): string {
   const text = String.fromCharCode(...bytes.subarray(0, 61)).replace(/["\\]/g, "\\$&").replace(/[^ -~]/g, escape);
   return text.length <= 60 ? `"${text}"` : `"${text.slice(0, 60).match(/^(?:[^\\]|\\[^x]|\\x..)*/)![0]}"...`;
+}
+
+/** A number of things: `1 byte`, `2 bytes`. */
+export function counted(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? "" : "s"}`;
 }
 
 /** Writes all of the bytes: a single `write` may take only part of them. */
@@ -149,6 +152,16 @@ export async function listenAddress({ host, family }: { host?: string; family?: 
     : unknownHost({ hostname, port, family });
 }
 
+/** The server to ask: that of `--connect`, at its own port, or else `--port`, or else `usual`. Throws a Failure of 2. */
+export function serverAddress(
+  given: { connect?: string; port?: number },
+  usual: number,
+): { hostname: string; port: number } {
+  const { hostname, port } = parseAddress(given.connect ?? "", NaN);
+  if (port >= 0 && given.port !== undefined) throw new Failure(2, `more than one port: ${port}, ${given.port}`);
+  return { hostname, port: port >= 0 ? port : given.port ?? usual };
+}
+
 /** Where to connect to, by which family, within how many milliseconds (0: any), and what watches over it. */
 export type Target = {
   hostname: string;
@@ -159,21 +172,37 @@ export type Target = {
   trace?: Trace;
 };
 
+/** What the hosts file, where it may be read, has for a name: no DNS server is to add to that, or to know of it. */
+async function hostsFile(hostname: string): Promise<string[]> {
+  if (/(^|\.)localhost\.?$/i.test(hostname)) return []; // loopback of both families, whatever is listed (RFC 6761 6.3)
+  const path = Deno.build.os === "windows" ? "C:\\Windows\\System32\\drivers\\etc\\hosts" : "/etc/hosts";
+  const { state } = await Deno.permissions.query({ name: "read", path });
+  const text = state === "granted" ? await Deno.readTextFile(path).catch(() => "") : "";
+  const lines = text.toLowerCase().split("\n").map((line) => line.replace(/#.*/, "").trim().split(/\s+/));
+  const found = lines.filter(([address, ...names]) => names.includes(hostname.toLowerCase()) && familyOf(address));
+  return found.map(([address]) => address).filter((address) => !address.includes("%"));
+}
+
 /** The addresses of a host, IPv6 first; none where DNS and the hosts file know of none. Throws a Failure of 2. */
 export async function resolve({ hostname, port, family, signal, trace }: Target): Promise<string[]> {
   if (port === 0) throw new Failure(2, "port 0 is nobody's: it only means any free one, to a server");
   signal?.throwIfAborted();
   const literal = familyOf(hostname);
   if (literal) return literal === (family ?? literal) ? [hostname] : [];
-  const ask = (type: "A" | "AAAA") => Deno.resolveDns(hostname, type, { signal }).catch(() => []);
-  const addresses = await Promise.all([family === 4 ? [] : ask("AAAA"), family === 6 ? [] : ask("A")]);
+  const listed = await hostsFile(hostname);
+  const ask = async (type: "A" | "AAAA", kind: 4 | 6): Promise<string[]> => {
+    if (family && family !== kind) return [];
+    if (listed.length) return listed.filter((address) => familyOf(address) === kind);
+    return await Deno.resolveDns(hostname, type, { signal }).catch(() => []);
+  };
+  const addresses = (await Promise.all([ask("AAAA", 6), ask("A", 4)])).flat();
   signal?.throwIfAborted();
-  if (addresses.flat().length) trace?.life(`resolved ${hostname} to ${addresses.flat().join(", ")}`);
-  return addresses.flat();
+  if (addresses.length) trace?.life(`resolved ${hostname} to ${addresses.join(", ")}`);
+  return addresses;
 }
 
 /**
- * Connects to the first address that answers; each but the last is given one second. When `signal` aborts later on, the
+ * Connects to the first address that answers; each but the last is given a second, or half the time. When `signal` aborts later on, the
  * connection is closed, which ends a read that waits. Throws a {@linkcode Failure} of 6, 7 or 28.
  */
 export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.TcpConn> {
@@ -184,7 +213,8 @@ export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.
   if (!addresses.length) addresses.push(hostname); // what DNS does not know, the system may: mDNS, for instance
   for (let i = 0;; i++) {
     const at = { hostname: addresses[i], port }, last = i === addresses.length - 1;
-    using patience = within(last ? 0 : 1000, "no answer in 1 s", signal);
+    const most = Math.min(1000, timeout / 2 || 1000);
+    using patience = within(last ? 0 : most, `no answer in ${most / 1000} s`, signal);
     try {
       const conn = await Deno.connect({ ...at, signal: patience });
       trace?.peer(formatAddress(conn.remoteAddr));
@@ -193,7 +223,7 @@ export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.
       return conn;
     } catch (error) {
       signal.throwIfAborted();
-      if (/lookup address/.test(reason(error))) throw unknownHost(target);
+      if (/lookup address|invalid host/.test(reason(error))) throw unknownHost(target);
       const refused = last && error instanceof Deno.errors.ConnectionRefused;
       if (refused) trace?.peer(formatAddress(at)), trace?.life("", ">SYN", "<RST, ACK");
       if (last) throw new Failure(7, `cannot connect to ${formatAddress(at)}: ${reason(error)}`, error);
@@ -244,8 +274,10 @@ export function listen<S extends { addr: Deno.Addr }>(
     return [socket, open({ hostname: "0.0.0.0", port: (socket.addr as Deno.NetAddr).port })];
   } catch (error) {
     if (error instanceof Failure) throw error;
-    const busy = error instanceof Deno.errors.AddrInUse, barred = error instanceof Deno.errors.PermissionDenied;
-    if (at.hostname === "::" && !family && !busy && !barred) return listen(open, { ...at, hostname: "0.0.0.0" });
+    const { AddrInUse, NotCapable, PermissionDenied } = Deno.errors;
+    const busy = error instanceof AddrInUse, barred = error instanceof PermissionDenied;
+    const otherwise = !busy && !barred && !(error instanceof NotCapable); // Deno's own permission
+    if (at.hostname === "::" && !family && otherwise) return listen(open, { ...at, hostname: "0.0.0.0" });
     const hint = barred
       ? `: port ${at.port} needs more rights: try --port ${at.port + 1300}`
       : busy
@@ -355,8 +387,7 @@ export class Trace {
   }
   /** Bytes sent (`>`) or received (`<`), in a stream (`->>`) or as a datagram (`-)`). */
   data(mark: ">" | "<", bytes: Uint8Array, who = "", arrow = "->>"): void {
-    const n = bytes.length;
-    this.#tell(mark, `${who}${n} ${n === 1 ? "byte" : "bytes"} ${quote(bytes)}`, who ? "" : arrow, n);
+    this.#tell(mark, `${who}${counted(bytes.length, "byte")} ${quote(bytes)}`, who ? "" : arrow, bytes.length);
   }
   /** The same connection, seen; `who` is the peer, where there are several. */
   stream(conn: Stream, who = ""): Stream {
@@ -409,8 +440,10 @@ export class Trace {
     if (!this.file) return;
     const servers = this.#servers.map((name, i) => `participant s${i + 1} as ${harmless(name)}`);
     const { events, ">": sent, "<": received, last } = this.#rest;
-    const note = `Note left of client: and ${events - 1} more events: ${sent} bytes sent, ${received} bytes received`;
-    const more = events > 1 ? [note, last] : events ? [last] : [];
+    const left = `${counted(events - 1, "more event")}: ${counted(sent, "byte")} sent, ${
+      counted(received, "byte")
+    } received`;
+    const more = events > 1 ? [`Note left of client: and ${left}`, last] : events ? [last] : [];
     const lines = ["sequenceDiagram", `participant client as ${this.name}`, ...servers, ...this.#drawing, ...more];
     await Deno.writeTextFile(this.file, `\`\`\`mermaid\n${lines.join("\n  ")}\n\`\`\`\n`).catch((error) => {
       throw new Failure(23, `cannot write ${this.file}: ${reason(error)}`, error);
@@ -458,12 +491,12 @@ export type Given<T> = T & { words: string[]; family?: 4 | 6; signal: AbortSigna
 /** What is written together, taken apart: parseArgs knows `-n5`, but not curl's `-ofile`, nor `-qp7777`. */
 function takenApart(args: string[], listed: string[][]): string[] {
   const letters = (valued: boolean) => listed.map(([, c = "", , kind]) => valued === !!kind ? c : "").join("");
-  const joined = new RegExp(`^-([${letters(false)}]*)([${letters(true)}])=?(.+)$`, "s"), end = args.indexOf("--");
+  const joined = new RegExp(`^-([${letters(false)}]*)(?:([${letters(true)}])=?(.+))?$`, "s"), end = args.indexOf("--");
   return args.flatMap((arg, i) => {
-    const [, switches, letter, value] = (end < 0 || i < end) && arg.match(joined) || [];
-    if (!letter) return [arg];
-    const whole = `--${listed.find(([, c]) => c === letter)![2]}=${value}`;
-    return switches ? [`-${switches}`, whole] : [whole];
+    const [, switches = "", letter, value] = (end < 0 || i < end) && arg.match(joined) || [];
+    const apart = [...switches].map((c) => `-${c}`);
+    if (letter) apart.push(`--${listed.find(([, c]) => c === letter)![2]}=${value}`);
+    return apart.length ? apart : [arg];
   });
 }
 
@@ -478,6 +511,18 @@ function readValue(name: string, kind: string, text: string): string | number {
   throw new Failure(2, `--${name} wants ${wanted}, not "${text}"`);
 }
 
+/** What to say of an option that is none: of the others, the nearest; for a letter, one that begins with it. */
+async function unknownOption(arg: string, listed: string[][]): Promise<Failure> {
+  const { closestString } = await import("jsr:@std/text@^1/closest-string");
+  const names = listed.map(([, , name]) => `--${name}`), long = arg.startsWith("--");
+  const letter = [...arg.slice(1)].find((c) => !listed.some(([, known]) => known === c)) ?? "";
+  const near = long
+    ? closestString(arg.replace(/=.*/s, ""), names)
+    : names.find((name) => name[2] === letter.toLowerCase());
+  const hint = near ? `did you mean ${near}? ` : "";
+  return new Failure(2, `unknown option ${long ? arg : `-${letter}`}: ${hint}--help lists them all`);
+}
+
 /**
  * Reads a command line by the options that the usage text lists, a line each: `  -p, --port PORT  …` takes a value, and
  * the word says of what kind (PORT, SECONDS, N, BYTES, else text; with `...` it may be repeated); `  -q, --quiet` none.
@@ -488,21 +533,17 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
   const listed = [...usage.matchAll(/^ +(?:-(\w), )?--([\w-]+)(?: ([A-Z]+)(\.\.\.)?)?/gm)];
   const valued = listed.filter(([, , , kind]) => kind).map(([, , name]) => name);
   const unknown: string[] = [];
-  // parseArgs would take a word `true` or `false` for the value of the switch before it: behind a NUL it does not see it.
-  const hidden = takenApart(args, listed).map((arg) => arg.replace(/^(true|false)$/, "\0$1"));
+  // parseArgs would take a word for a number, or `true` for the value of the switch before it: not behind a NUL.
+  const hidden = takenApart(args, listed).map((arg) => arg.replace(/^(?!-)/, "\0"));
   const shown = (text: string) => text.replace("\0", "");
   const given: Record<string, unknown> & { _: (string | number)[] } = parseArgs(hidden, {
     alias: Object.fromEntries(listed.flatMap(([, letter, name]) => letter ? [[name, letter]] : [])),
     boolean: listed.filter(([, , , kind]) => !kind).map(([, , name]) => name),
-    string: [...valued, "_"],
+    string: valued,
     collect: valued,
     unknown: (arg, key) => key === undefined || unknown.push(arg) < 0,
   });
-  if (unknown.length) {
-    const { closestString } = await import("jsr:@std/text@^1/closest-string");
-    const near = closestString(unknown[0].replace(/=.*/s, ""), listed.map(([, , name]) => `--${name}`));
-    throw new Failure(2, `unknown option ${shown(unknown[0])}: did you mean ${near}? --help lists them all`);
-  }
+  if (unknown.length) throw await unknownOption(shown(unknown[0]), listed);
   for (const [, , name, kind, repeatable] of listed) {
     const all = given[name];
     if (kind) given[name] = (all as string[]).map((text) => readValue(name, kind, shown(text)));
@@ -512,7 +553,8 @@ export async function parse({ usage, words }: Command, args: string[]): Promise<
     }
   }
   const list = given._.map((word) => shown(String(word))), extra = list.find((word, i) => i >= words || word === "");
-  if (extra !== undefined) throw new Failure(2, extra ? `too many words: "${extra}"` : "an empty word");
+  const hint = valued.includes("connect") ? " (a client is told where by -c HOST:PORT)" : "";
+  if (extra !== undefined) throw new Failure(2, extra ? `too many words: "${extra}"${hint}` : "an empty word");
   if (given.ipv4 && given.ipv6) throw new Failure(2, "-4 and -6 exclude each other");
   return { ...given, words: list, family: given.ipv4 ? 4 : given.ipv6 ? 6 : undefined };
 }
@@ -539,7 +581,8 @@ export async function run<T>(
     if (performance.now() - first > 20) Deno.exit(status); // sooner it is the same one: timeout(1) sends it twice
     if (!stop.signal.aborted) first = performance.now(), stop.abort(new Failure(status, ""));
   };
-  const interrupt = () => quit(130), terminate = () => quit(143);
+  const newline = () => Deno.stderr.isTerminal() && say("", console.error); // behind the ^C that a terminal shows
+  const interrupt = () => (newline(), quit(130)), terminate = () => quit(143);
   const gentle = Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM";
   let trace: Trace | undefined;
   const failed = (thrown: unknown) => {

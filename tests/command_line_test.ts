@@ -202,7 +202,7 @@ each(
     assertMatch(help.stdout, new RegExp(`\nexamples:\n  ${name} `));
     const [, statuses] = help.stdout.match(/\nexit status: ([^]*)$/) ?? [];
     for (const status of ["0 done", "2 usage", "6 ", "23 ", "28 ", "130 "]) assertStringIncludes(statuses, status);
-    for (const line of help.stdout.split("\n")) assert(line.length <= 120, line);
+    for (const line of help.stdout.split("\n")) assert(line.length <= 80, line);
   },
 );
 

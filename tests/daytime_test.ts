@@ -564,7 +564,6 @@ Deno.test("daytime prints help and version, and asks nobody", async () => {
           ["time.nist.gov", "examples:", "exit status:", "--reuse-port", "--quiet", "--verbose", "--ipv4", "--ipv6"],
         )
     ) assertStringIncludes(stdout, word);
-    stdout.split("\n").forEach((line) => assertLessOrEqual(line.length, 120));
   }
   assertEquals(await cli(["-V"]), { code: 0, stdout: `daytime ${VERSION}\n`, stderr: "" });
   assertEquals((await cli(["--version"])).stdout, `daytime ${VERSION}\n`);

@@ -839,7 +839,7 @@ Deno.test("echo_tcp runs from its first line to its summary", { ignore: Deno.bui
     server.kill(signal);
     const { code, stdout, stderr } = await soon(server.finish());
     assertEquals([code, stderr], [0, ""]);
-    assertMatch(stdout, /\nserved 1 connections, 1000 bytes\n$/);
+    assertMatch(stdout, /\nserved 1 connection, 1000 bytes\n$/);
   }
 });
 

@@ -540,7 +540,9 @@ Deno.test("a bad command line is status 2, and names the offender", async () => 
     [["--prot", "1"], "--prot"],
     [["--prot=1"], "--prot"],
     [["-x"], "-x"],
-    [["-qx"], "x"],
+    [["-qx"], "option -x"],
+    [["-_"], "option -_:"],
+    [["--_=3"], "--_=3"],
     [["--no-quiet"], "--no-quiet"],
     [["--__proto__", "x"], "--__proto__"],
     [["--constructor"], "--constructor"],
@@ -578,8 +580,8 @@ Deno.test("a bad command line is status 2, and names the offender", async () => 
   }
 });
 
-Deno.test("a word behind a switch stays a word, be it true or false", async () => {
-  for (const word of ["true", "false"]) {
+Deno.test("a word behind a switch stays a word, be it true, false or a number", async () => {
+  for (const word of ["true", "false", "012", "1e3", "-"]) {
     const given = await read("--quiet", word);
     assertEquals([given.quiet, given.words], [true, [word]]);
   }
@@ -590,17 +592,24 @@ Deno.test("a letter and its value may be written together, behind switches too, 
   const given = await read("-qp7777", "-Ha: b", "-H=true", "-qHfalse", "-n", "5", "host");
   assertEquals([given.quiet, given.port, given.count], [true, 7777, 5]);
   assertEquals([given.header, given.words], [["a: b", "true", "false"], ["host"]]);
+  assertEquals((await read("-q4")).family, 4);
   assertEquals((await read("-H-x: y", "-Ha: b\nc")).header, ["-x: y", "a: b\nc"]);
   assertEquals((await read("--", "-p7")).words, ["-p7"], "a word is a word");
   assertEquals((await assertRejects(() => read("-pq"), Failure)).message.slice(0, 20), '"q" is not a port: 0');
 });
 
 Deno.test("an unknown option gets the nearest one suggested", async () => {
-  for (const [typed, meant] of [["--prot", "--port"], ["--versoin", "--version"], ["--conut=5", "--count"]]) {
+  for (
+    const [typed, meant] of [["--prot", "--port"], ["--versoin", "--version"], ["--conut=5", "--count"], [
+      "-P",
+      "--port",
+    ]]
+  ) {
     const error = await assertRejects(() => read(typed), Failure);
     assertStringIncludes(error.message, `unknown option ${typed}`);
     assertStringIncludes(error.message, `did you mean ${meant}?`);
   }
+  assertNotMatch((await assertRejects(() => read("-k"), Failure)).message, /did you mean/, "nothing begins with k");
 });
 
 /** The line on stderr and the status of a run whose work throws. */

@@ -46,9 +46,11 @@ export function servers(signal: AbortSignal): Running {
 
 type Talk = { input: ReadableStream<Uint8Array>; output: (bytes: Uint8Array) => Promise<void>; timeout: number };
 
+const LINE = "Bonjour !";
+
 /** Sends a line through the client of an echo script, and checks that it comes back. */
 async function echoed(talk: (options: Talk) => Promise<void>): Promise<void> {
-  const line = "Bonjour !\n", input = ReadableStream.from([new TextEncoder().encode(line)]);
+  const line = `${LINE}\n`, input = ReadableStream.from([new TextEncoder().encode(line)]);
   let back = "";
   const show = (bytes: Uint8Array) => (back += new TextDecoder().decode(bytes), output(bytes));
   await talk({ input, output: show, timeout: 5000 });
@@ -93,7 +95,8 @@ export function main(args: string[], list: typeof exercises = exercises): Promis
     const stop = new AbortController(), results = new Map<string, string>();
     const running = servers(AbortSignal.any([signal, stop.signal]));
     for (const [script, words, exercise] of list(running)) {
-      say(`%c$ deno run -A ${script}.ts ${words}`, (line) => console.log(line, "font-weight: bold"));
+      const typed = words.includes("-c ") ? `echo "${LINE}" | ` : "";
+      say(`%c$ ${typed}deno run -A ${script}.ts ${words}`, (line) => console.log(line, "font-weight: bold"));
       const failure = await exercise().then(() => "", reason);
       say(failure ? `failed: ${failure}\n` : "");
       results.set(script, results.get(script) || failure);

@@ -500,7 +500,7 @@ async function client(given: Given<Omit<Options, "url" | "write"> & Words>): Pro
   parseField(`User-Agent: ${given["user-agent"]}`); // no line end in it, no header more
   using signal = within(time, `not done within ${time / 1000} s`, given.signal);
   const unread = (error: unknown) => Promise.reject(new Failure(2, `cannot read ${cacert}: ${reason(error)}`, error));
-  const caCerts = cacert ? [await unless(signal, Deno.readTextFile(cacert)).catch(unread)] : [];
+  const caCerts = cacert ? [await unless(signal, Deno.readTextFile(cacert).catch(unread))] : [];
   const pem = /^-----BEGIN CERTIFICATE-----\s[^]+^-----END CERTIFICATE-----/m;
   if (cacert && !pem.test(caCerts[0])) throw new Failure(2, `there is no certificate in ${cacert} (PEM)`);
   // Deno trusts its own list of authorities only, unless this is set before the first use.

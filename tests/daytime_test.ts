@@ -231,6 +231,7 @@ Deno.test("daytime takes the century of NIST's line from the day number, and no 
   for (
     const line of [
       "61367 26-11-23 13:17:05 00 0 0 50.0 UTC(NIST)",
+      `61367 26-11-23 13:17:05 00 0 0 ${"9".repeat(400)} UTC(NIST) *`,
       "61367 26-11-23 13:17:05 00 0 50.0 UTC(NIST) *",
       "61367 26-11-23 13:17:05 00 0 0 -50.0 UTC(NIST) *",
       "61367 26-11-23 13:17:05 00 0 0 50.0 UTC(USNO) *",
@@ -661,6 +662,7 @@ Deno.test("daytime adds a line for people on a terminal: when, how far apart the
       const [text, words] of [
         [OURS, /; our clocks agree; round trip [\d.]+ ms$/],
         [OURS.replace(":05", ":04"), /; their clock is 1\.0 s behind ours; round trip/],
+        [OURS.replace("2026", "1982"), /; their clock is \d{5} days behind ours; round trip/],
         [OURS.replace("13:", "14:"), /; their clock is 3600\.0 s ahead of ours; round trip/],
         [NIST, /; their clock is 0\.5\d\d s behind ours; round trip [\d.]+ ms$/],
         [NIST.replace("00 0 0", "00 0 1"), /; their clock, they say, is up to 5 s off$/],
@@ -674,7 +676,7 @@ Deno.test("daytime adds a line for people on a terminal: when, how far apart the
       const [printed, people, ...rest] = stdout.split("\n");
       assertEquals([printed, rest], [text.trim(), [""]]);
       assertMatch(people, words);
-      assertMatch(people, /^that is \w{3} Nov 2[34] 2026 \d\d:\d\d:\d\d GMT[+-]\d{4} here; /);
+      assertMatch(people, /^that is \w{3} Nov 2[34] (2026|1982) \d\d:\d\d:\d\d GMT[+-]\d{4} here; /);
     }
   } finally {
     Date.now = now;
@@ -1274,6 +1276,27 @@ Deno.test({
       assert(time);
     }
     assertMatch(`${named}\n`, LINE);
+  },
+});
+
+Deno.test({
+  name: "a name in the hosts file is not looked up anywhere else, for the family that is not there neither",
+  ignore: confined(),
+  async fn() {
+    // A DNS server that has an IPv6 address for every name: the question, and one answer that points back to its name.
+    const liar = `const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 53 });
+      for await (const [query, from] of socket) {
+        const end = query.indexOf(0, 12) + 5, six = query[end - 3] === 28;
+        const head = [query[0], query[1], 0x81, 0x80, 0, 1, 0, six ? 1 : 0, 0, 0, 0, 0];
+        const answer = [0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 9, 0, 16, ...new Uint8Array(15), 1];
+        await socket.send(new Uint8Array([...head, ...query.subarray(12, end), ...six ? answer : []]), from);
+      }`;
+    const { code, stdout, stderr } = await apart(`echo nameserver 127.0.0.1 > /run/resolv
+      mount --bind /run/resolv "$(readlink -f /etc/resolv.conf)"
+      ${Deno.execPath()} eval --unstable-net '${liar}' & server=$!; ready 53
+      for name in other.test time.nist.gov; do $daytime -v -w 1 $name 1 2>&1 | grep resolved; done`);
+    assertEquals([code, stderr], [0, ""]);
+    assertMatch(stdout, /resolved other\.test to ::1\n.*resolved time\.nist\.gov to 127\.0\.0\.1\n$/);
   },
 });
 

@@ -754,7 +754,12 @@ Deno.test("echo_tcp refuses what cannot be meant", async () => {
     [["-n", "5"], /count/],
     [["--diagram", "x.md"], /diagram/],
     [["-c", "127.0.0.1:1", "--max-connections", "5"], /max-connections/],
-    [["localhost"], /localhost/],
+    [["-c", "127.0.0.1:1", "--quiet"], /quiet/],
+    [["-c", "127.0.0.1:1", "-p", "2"], /more than one port: 1, 2/],
+    [["-c", "127.0.0.1:1", "--size", "5"], /--size.*--count/],
+    [["-c", "127.0.0.1:1", "-i", "5"], /--interval.*--count/],
+    [["--host", "nosuch.invalid", "-n", "5"], /--count/],
+    [["localhost"], /localhost.*-c HOST:PORT/],
   ];
   for (const [args, offender] of cases) {
     const { status, out, err } = await command(...args);
@@ -772,6 +777,10 @@ Deno.test("echo_tcp says which port is busy", async () => {
 });
 
 Deno.test("echo_tcp says where it cannot listen", async () => {
+  await using barred = new Running(Deno.execPath(), ["run", "--no-prompt", "--quiet", "echo_tcp.ts"], { cwd: ROOT });
+  const { code, stderr } = await barred.finish();
+  assertEquals([code, stderr.split("\n").length], [1, 2], stderr);
+  assertMatch(stderr, /^echo_tcp: cannot listen on \[::\]:7777: requires net access/);
   const { status, err } = await command("--host", "192.0.2.77", "-p", "0");
   assertEquals([status, err], [1, ["echo_tcp: cannot listen on 192.0.2.77:0: cannot assign requested address"]]);
 });

@@ -139,6 +139,9 @@ Deno.test("http_get takes a URL without http://, and refuses what is none", () =
     "/a",
     "//a",
     "?",
+    "http:/a",
+    "https:/user:key@a/b",
+    "HTTP:\\\\a",
   ];
   for (const each of bad) assertEquals(status(() => parseURL(each)), 3, each);
   for (const each of ["ftp://a/", "file:///etc/passwd", "javascript://a"]) {
@@ -237,7 +240,7 @@ Deno.test("http_get does not follow a redirect to another scheme, to what is no 
   for (const bad of [`http://a:9999${"9".repeat(100_000)}/`, "ftp://a/".padEnd(100_000, "x")]) {
     assertLess(assertThrows(() => redirect(from, bad), Failure).message.length, 300);
   }
-  for (const bad of ["http://a:99999/", "https://[", "http:///"]) {
+  for (const bad of ["http://a:99999/", "https://a:0/", "https://[", "http:///"]) {
     assertEquals(status(() => redirect(from, bad)), 3, bad);
   }
 });
@@ -508,6 +511,8 @@ Deno.test("http_get undoes a transfer coding, asked or not", async () => {
   assertEquals(await collect({ url: chunked.url() }), PLAIN);
   await using closed = new RawServer(`${OK}Transfer-Encoding: gzip\r\n\r\n${text(gzip)}`);
   assertEquals(await collect({ url: closed.url() }), PLAIN);
+  await using empty = new RawServer(`${OK}Transfer-Encoding: ,gzip,,chunked,\r\nTransfer-Encoding:\r\n\r\n${chunk}`);
+  assertEquals(await collect({ url: empty.url() }), PLAIN);
   await using mad = new RawServer(`${OK}Transfer-Encoding: chunked, gzip\r\n\r\n${text(gzip)}`);
   assertEquals((await collect({ url: mad.url() })).code, 61);
 });
@@ -520,6 +525,15 @@ Deno.test("http_get says 61 for a coding that is damaged, cut short, followed by
     assertEquals((await coded("Content-Encoding: gzip", body)).code, 61);
   }
   assertEquals((await coded("Content-Encoding: deflate", HELLO)).code, 61);
+  const noise = random(200_000);
+  for (const format of ["deflate", "deflate-raw"] as const) {
+    const whole = await compress(format, noise);
+    assertEquals((await coded("Content-Encoding: deflate", whole)).body.length, noise.length);
+    for (const cut of [1, 2, 5, whole.length >> 1]) {
+      const { code } = await coded("Content-Encoding: deflate", whole.subarray(0, -cut));
+      assertEquals(code, 61, `${format}, without its last ${cut} bytes`);
+    }
+  }
   assertEquals(await coded("Content-Encoding: br", HELLO), {
     body: "",
     code: 61,
@@ -562,6 +576,8 @@ Deno.test("http_get refuses a bad command line before anything is sent", async (
     [2, /--max-filesize wants a whole number/, "--max-filesize", "1k", url],
     [2, /"A" is not a header/, "-H", "A", url],
     [2, /"A: b\\r\\nC: d" is not a header/, "-H", "A: b\r\nC: d", url],
+    [2, /"User-Agent: x\\r\\nEvil: 1" is not a header/, "-A", "x\r\nEvil: 1", url],
+    [2, /no certificate in README.md/, "--cacert", "README.md", url],
     [2, /-4 and -6 exclude/, "-4", "-6", url],
     [2, /cannot read \/nowhere/, "--cacert", "/nowhere", url],
     [3, /is not a URL/, `${url}\r\nX: y`],

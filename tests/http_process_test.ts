@@ -139,7 +139,15 @@ Deno.test("http_get writes a large body to a file, to a pipe and with -o, all of
     await write(conn, `${OK}Content-Length: ${body.length}\r\n\r\n`);
     await write(conn, body);
   });
-  for (const shell of ['"$@" > "$0"', '"$@" | cat > "$0"', '"$@" -o "$0"', '"$@" -o - > "$0"']) {
+  const ways = [
+    '> "$0"',
+    '| cat > "$0"',
+    '-o "$0"',
+    '-o - > "$0"',
+    '-o /dev/stdout | cat > "$0"',
+    '-o /dev/fd/3 3> "$0"',
+  ];
+  for (const shell of ways.map((way) => `"$@" ${way}`)) {
     await using script = new Running("sh", ["-c", shell, `${dir.path}/a`, ...COMMAND, server.url().href]);
     assertEquals((await script.finish()).code, 0, shell);
     assertEquals(await checksum(Deno.readFileSync(`${dir.path}/a`)), sum, shell);
@@ -155,9 +163,47 @@ Deno.test("http_get says when it cannot write its output", { ignore: Deno.build.
   assertEquals((await run("http_get", ["-o", "/dev/full", server.url().href])).code, 23);
 });
 
+Deno.test(
+  "http_get -o waits for a pipe without a reader until the time is over",
+  { ignore: missing("mkfifo") },
+  async () => {
+    using dir = folder();
+    await using server = new RawServer(HI);
+    const fifo = `${dir.path}/fifo`;
+    assertEquals((await new Running("mkfifo", [fifo]).finish()).code, 0);
+    for (const option of ["-o", "--cacert"]) {
+      const { code, stderr } = await run("http_get", ["-m", "0.1", option, fifo, server.url().href]);
+      assertEquals([code, stderr], [28, "http_get: not done within 0.1 s\n"], option);
+    }
+    assertEquals(server.requests, []);
+  },
+);
+
+Deno.test(
+  "http_get -o does not replace what it could not write to",
+  { ignore: Deno.build.os !== "linux" },
+  async () => {
+    using dir = folder();
+    await using server = new RawServer(HI);
+    const busy = `${dir.path}/sleep`; // a program under way cannot be written to, by root neither
+    Deno.copyFileSync("/bin/sleep", busy);
+    await using _program = new Running(busy, ["60"]);
+    const { code, stderr } = await run("http_get", ["-o", busy, server.url().href]);
+    assertEquals([code, dir.names()], [23, ["sleep"]]);
+    assertMatch(stderr, /^http_get: cannot write .*sleep: text file busy\n$/);
+  },
+);
+
+Deno.test("http_get -o refuses a terminal, which a server could drive", { ignore: missing("python3") }, async () => {
+  await using server = new RawServer(HI);
+  await using script = onTerminal(["-o", "/dev/tty", server.url().href]);
+  const { code, stdout } = await script.finish();
+  assertEquals([code, stdout.trim()], [23, "http_get: /dev/tty is a terminal: it is written to without -o"]);
+});
+
 Deno.test("http_get pours no binary onto a terminal", { ignore: missing("python3") }, async () => {
   await using server = new RawServer(`${OK}Content-Length: 4\r\n\r\na\0bc`);
-  for (const args of [[], ["-o", "-"]]) {
+  for (const args of [[], ["-o", "-"], ["-o", "/dev/stdout"]]) {
     await using script = onTerminal([...args, server.url().href]);
     const { code, stdout } = await script.finish();
     assertEquals(code, 23);

@@ -261,6 +261,8 @@ Deno.test("a refused connection is status 7, a name that does not exist 6, each 
   assertEquals([refused.status, refused.message], [7, `cannot connect to 127.0.0.1:${port}: connection refused`]);
   const unknown = await assertRejects(() => connect({ hostname: "nosuch.invalid", port }), Failure);
   assertEquals([unknown.status, unknown.message], [6, "cannot resolve nosuch.invalid: no such name"]);
+  const impossible = await assertRejects(() => connect({ hostname: "a..test", port }), Failure);
+  assertEquals([impossible.status, impossible.message], [6, "cannot resolve a..test: no such name"]);
 });
 
 Deno.test("a connection is closed when the signal aborts, which ends a read that waits", async () => {

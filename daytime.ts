@@ -20,7 +20,7 @@
 import { delay } from "jsr:@std/async@^1/delay";
 import { announce, closed, connect, connections, type Datagrams, Failure, formatAddress } from "./utils.ts";
 import { type Given, isMapped, listen, listenAddress, needsUnstableNet, openDatagram, output } from "./utils.ts";
-import { parseAddress, parsePort, printable, reason, refuse, run, say, sparing, type Target } from "./utils.ts";
+import { parseAddress, parsePort, printable, reason, record, refuse, run, sparing, type Target } from "./utils.ts";
 import { type Trace, unanswerable, within, writeAll } from "./utils.ts";
 
 const PORT = 1313; // RFC 867 says 13, which only root may open
@@ -250,7 +250,7 @@ export type ServeOptions = {
 
 /** Tells everyone the time until the signal aborts. Returns how many connections and datagrams were answered. */
 export async function serve(options: ServeOptions): Promise<{ connections: number; datagrams: number }> {
-  const { listeners, sockets, signal, family, log = say, trace } = options;
+  const { listeners, sockets, signal, family, log = record, trace } = options;
   const total = { connections: 0, datagrams: 0 }, warn = sparing(1000, log);
   const barred = (from: Deno.NetAddr) => family === 6 && isMapped(from);
   let busy = 0;
@@ -341,7 +341,7 @@ async function server(given: Given<Flags>): Promise<void> {
   const { listeners, sockets } = open({ hostname, port, family: given.family }, reuse);
   await announce("tcp", listeners[0].addr, given);
   if (!quiet) await announce("udp", sockets[0].addr as Deno.NetAddr, given);
-  const log = quiet ? () => {} : say;
+  const log = quiet ? () => {} : record;
   const { connections, datagrams } = await serve({ ...given, listeners, sockets, log });
   log(`served ${connections} over TCP, ${datagrams} over UDP`);
 }

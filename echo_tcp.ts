@@ -18,8 +18,8 @@
  */
 import { delay } from "jsr:@std/async@^1/delay";
 import { announce, connect, connections, counted, Failure, formatAddress, type Given, isMapped } from "./utils.ts";
-import { listen, listenAddress, needsUnstableNet, output, reason, refuse, RoundTrips, run, say } from "./utils.ts";
-import { serverAddress, type Stream, type Trace, writeAll } from "./utils.ts";
+import { listen, listenAddress, needsUnstableNet, output, reason, record, refuse, RoundTrips, run } from "./utils.ts";
+import { say, serverAddress, type Stream, type Trace, unless, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip: TCP has no limit of its own
@@ -77,16 +77,17 @@ export type ServeOptions = {
 
 /** Serves every connection side by side until the signal aborts. Returns how many there were, and the bytes sent back. */
 export async function serve(options: ServeOptions): Promise<{ connections: number; bytes: number }> {
-  const { listeners, signal, maxConnections = 0, idleTimeout = 0, family, log = say, trace } = options;
+  const { listeners, signal, maxConnections = 0, idleTimeout = 0, family, log = record, trace } = options;
   const sessions = new Set<Session>(), total = { connections: 0, bytes: 0 };
+  let taken = 0; // places: in older versions of Deno a write goes on waiting when its connection was closed
   let change = Promise.withResolvers<void>(); // for who waits until there are fewer connections
   const changed = () => (change.resolve(), change = Promise.withResolvers());
   const over = (session: Session, error?: unknown) => {
-    if (!sessions.delete(session)) return; // closed by us: in older versions of Deno a write goes on waiting then
+    if (!sessions.delete(session)) return; // closed by us before
     const { conn, sent, started } = session, peer = formatAddress(conn.remoteAddr);
     conn[Symbol.dispose]();
-    total.bytes += sent, changed();
-    trace?.life(`${peer} closed`);
+    total.bytes += sent;
+    trace?.life(`${peer} ${error === "timed out" ? error : "closed"}`);
     const seconds = ((performance.now() - started) / 1000).toFixed(3), why = error ? `: ${reason(error)}` : "";
     log(`${peer} ${counted(sent, "byte")} in ${seconds} s${why}`); // a reset is the client's affair
   };
@@ -94,8 +95,8 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
     const now = Math.floor(performance.now()); // whole: a fraction takes more memory, each connection's
     const who = trace ? `${formatAddress(conn.remoteAddr)} ` : "";
     const session: Session = { conn, received: 0, sent: 0, started: now, seen: 0, moved: now };
-    const ended = (error?: unknown) => over(session, error);
-    sessions.add(session), total.connections++;
+    const ended = (error?: unknown) => (over(session, error), taken--, changed());
+    sessions.add(session), total.connections++, taken++;
     trace?.life(`${who}accepted`);
     try {
       conn.setNoDelay(true); // an answer does not wait for more to be sent with it
@@ -107,18 +108,18 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   };
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
-      while (maxConnections && sessions.size >= maxConnections && !signal.aborted) await change.promise;
+      while (maxConnections && taken >= maxConnections && !signal.aborted) await change.promise;
       if (signal.aborted || family === 6 && isMapped(conn.remoteAddr)) conn.close();
       else begin(conn);
     }
   };
-  const close = (session: Session) => over(session, "closed");
-  const stop = () => (listeners.forEach((listener) => listener.close()), changed());
-  signal.aborted ? stop() : signal.addEventListener("abort", stop);
-  const closeIdle = () => idle(sessions, idleTimeout).forEach(close);
+  const accepting = Promise.all(listeners.map(accept));
+  const closeIdle = () => idle(sessions, idleTimeout).forEach((session) => over(session, "timed out"));
   const sweep = idleTimeout ? setInterval(closeIdle, Math.min(idleTimeout / 4, 1000)) : undefined;
-  await Promise.all(listeners.map(accept)).finally(() => clearInterval(sweep));
-  await drain(sessions, close);
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  clearInterval(sweep), changed();
+  for (const listener of listeners) listener.close();
+  await Promise.all([accepting, drain(sessions, (session) => over(session, "closed"))]);
   return total;
 }
 
@@ -193,7 +194,7 @@ export type PingOptions = {
  * when an answer does not come in time: what comes later could not be told from the next answer.
  */
 export async function ping({ conn, count, size, interval, timeout, signal, trips, log }: PingOptions): Promise<void> {
-  const message = new Uint8Array(size).map((_, i) => 33 + i % 94), answer = new Uint8Array(size);
+  const letters = new Uint8Array(size + 94).map((_, i) => 33 + i % 94), answer = new Uint8Array(size);
   const receiving = async () => {
     for (let got = 0, n; got < size; got += n) {
       n = await conn.read(answer.subarray(got)) ?? 0;
@@ -202,6 +203,7 @@ export async function ping({ conn, count, size, interval, timeout, signal, trips
   };
   await delay(0); // Deno's first timer takes milliseconds, which are not the network's
   for (let seq = 1; seq <= count; seq++) {
+    const message = letters.subarray(seq % 94, seq % 94 + size); // no two alike: an answer may be to none of them
     const started = performance.now();
     let late = false;
     const timer = timeout ? setTimeout(() => (late = true, conn.close()), timeout) : undefined;
@@ -266,7 +268,7 @@ type Asking = { connect?: string; timeout?: number; count?: number; size?: numbe
 type Flags = Serving & Asking & { port?: number; quiet: boolean };
 
 async function server(given: Given<Flags>): Promise<void> {
-  const { port = PORT, family, quiet, "reuse-port": reusePort } = given, log = quiet ? () => {} : say;
+  const { port = PORT, family, quiet, "reuse-port": reusePort } = given, log = quiet ? () => {} : record;
   const limits = { maxConnections: given["max-connections"], idleTimeout: given["idle-timeout"] };
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   if (reusePort) needsUnstableNet("--reuse-port");
@@ -286,7 +288,7 @@ async function client(given: Given<Flags>): Promise<void> {
   if (size < 1 || size > LARGEST) throw new Failure(2, `--size must be from 1 to ${LARGEST}, not ${size}`);
   using socket = await connect({ ...given, ...serverAddress(given, PORT), timeout });
   const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr), trips = new RoundTrips();
-  if (!count) return await talk({ conn, input: Deno.stdin.readable, output, timeout });
+  if (!count) return await unless(signal, talk({ conn, input: Deno.stdin.readable, output, timeout }));
   const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);
   const error = await ping({ conn, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
   await output(`${trips}\n`);

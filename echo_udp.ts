@@ -17,9 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, counted, type Datagrams, Failure, formatAddress, type Given, isMapped, listen } from "./utils.ts";
-import { listenAddress, needsUnstableNet, openDatagram, output, reason, refuse, RoundTrips, run } from "./utils.ts";
-import { say, serverAddress, sparing, type Trace, unanswerable } from "./utils.ts";
+import { announce, closed, counted, type Datagrams, Failure, formatAddress, type Given, isMapped } from "./utils.ts";
+import { listen, listenAddress, needsUnstableNet, openDatagram, output, reason, record, refuse } from "./utils.ts";
+import { RoundTrips, run, say, serverAddress, sparing, type Trace, unanswerable, unless } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
@@ -47,10 +47,10 @@ export async function echo(
 /** A peer, who has no connection, only datagrams: how many, since when and until when (milliseconds). */
 type Session = { peer: string; datagrams: number; bytes: number; started: number; moved: number };
 
-/** The peers that were silent for `ms` milliseconds. */
+/** The peers that were silent for `ms` milliseconds, and those that were not for a minute. */
 function idle(sessions: Map<string, Session>, ms: number): Session[] {
   const now = performance.now();
-  return [...sessions.values()].filter(({ moved }) => now - moved >= ms);
+  return [...sessions.values()].filter(({ started, moved }) => now - moved >= ms || now - started >= 60_000);
 }
 
 /** Waits until no more datagrams are answered, for at most 5 s: what has arrived is in the buffers of the sockets. */
@@ -108,7 +108,7 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   await drain(total);
   for (const socket of sockets) socket.close();
-  await Promise.all(echoing);
+  await Promise.race([Promise.all(echoing), delay(1000)]); // a send that waits does not end with its socket
   clearInterval(sweep);
   sessions.forEach(over);
   return total;
@@ -183,11 +183,11 @@ export async function talk({ socket, to, input, output, timeout }: TalkOptions):
   };
   const receiving = async () => {
     for await (const datagram of answers(socket, to)) {
-      busy = true, rest();
+      busy = true;
       const i = owed.findIndex((each) =>
         each.length === datagram.length && each.every((byte, i) => byte === datagram[i])
       );
-      if (i >= 0) owed.splice(i, 1); // else it came twice, or was not asked for
+      if (i >= 0) owed.splice(i, 1), rest(); // else it came twice, or was not asked for
       change.resolve(), change = Promise.withResolvers();
       await output(datagram);
       busy = false, wait();
@@ -226,7 +226,7 @@ export type PingOptions = {
 export async function ping({ socket, to, count, size, interval, timeout, signal, trips, log }: PingOptions) {
   const message = new Uint8Array(size).map((_, i) => 33 + i % 94);
   const sent = new Map<number, number>(), answered = new Set<number>(); // sequence numbers, and when they left
-  let highest = 0, answer = Promise.withResolvers<void>();
+  let highest = 0, answer = Promise.withResolvers<void>(), failed = 0, failure: unknown;
   const over = Promise.withResolvers<void>();
   const sort = async (datagram: Uint8Array) => {
     const seq = datagram.length === size ? new DataView(datagram.buffer, datagram.byteOffset).getUint32(0) : 0;
@@ -249,14 +249,19 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
       sent.set(seq, performance.now()), trips.sent++;
       sent.delete(seq - 100_000), answered.delete(seq - 100_000); // what is older than that is forgotten
       answer = Promise.withResolvers();
-      await socket.send(message, to);
+      await socket.send(message, to).catch((error) => { // a way that is gone may come back
+        if (closed(error)) throw error;
+        failed++, failure = error;
+      });
       if (seq === count) break;
       if (interval) await delay(interval, { signal });
       const pause = interval ? undefined : setTimeout(answer.resolve, 10); // what is lost does not hold up the others
       if (!interval) await answer.promise.finally(() => clearTimeout(pause));
     }
+    if (failed === count) throw failure;
     const timer = timeout ? setTimeout(over.resolve, timeout) : undefined;
     await over.promise.finally(() => clearTimeout(timer));
+    if (failed) throw failure;
   };
   const receiving = async () => {
     for await (const datagram of answers(socket, to)) await sort(datagram);
@@ -310,7 +315,7 @@ async function server(given: Given<Flags>): Promise<void> {
   const { port = PORT, family, quiet, signal, trace, "reuse-port": reuseAddress } = given;
   refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
   needsUnstableNet("UDP");
-  const hostname = await listenAddress(given), log = quiet ? undefined : say;
+  const hostname = await listenAddress(given), log = quiet ? undefined : record;
   const udp = { transport: "udp", reuseAddress } as const;
   const sockets = listen((at) => Deno.listenDatagram({ ...at, ...udp }), { hostname, port, family });
   await announce("udp", sockets[0].addr as Deno.NetAddr, given);
@@ -329,7 +334,7 @@ async function client(given: Given<Flags>): Promise<void> {
   if (size < 4 || size > LARGEST) throw new Failure(2, `--size must be from 4 to ${LARGEST}, not ${size}`);
   const { socket: bare, to } = await openDatagram({ ...given, ...serverAddress(given, PORT) });
   const socket = trace?.datagrams(bare, to) ?? bare, peer = formatAddress(to), trips = new RoundTrips();
-  if (!count) return await talk({ socket, to, input: Deno.stdin.readable, output, timeout });
+  if (!count) return await unless(signal, talk({ socket, to, input: Deno.stdin.readable, output, timeout }));
   const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);
   const error = await ping({ socket, to, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
   await output(`${trips}\n`);

@@ -17,7 +17,7 @@
  * @module
  */
 import { connect, Failure, type Given, output, reason, run, say, VERSION } from "./utils.ts";
-import { type Trace, within, writeAll } from "./utils.ts";
+import { type Trace, unless, within, writeAll } from "./utils.ts";
 
 const SECTION = 300 * 1024, LINES = 5000; // the bytes and fields of a header section: unbounded, they fill the memory
 
@@ -251,20 +251,20 @@ export function request(url: URL, options: Omit<Options, "write">): Uint8Array {
 
 /** Undoes a coding. Throws a {@linkcode Failure} of 61. Each piece is good until the next is asked for. */
 async function* undo(coding: string, body: Body): Body {
+  let format: CompressionFormat | "" = "", probed = false;
   // What a thousand zeros become in gzip is a byte, and each slice is expanded at once: short slices bound the memory.
   const slices = async function* () {
     for await (const part of body) for (let i = 0; i < part.length; i += 8192) yield part.slice(i, i + 8192);
+    // Deno takes deflate that was cut off for whole. One byte more is refused only where it had come to its end.
+    if (format && format !== "gzip") probed = true, yield new Uint8Array(1);
   }();
   const first = await slices.next();
   if (first.done) return;
   // "deflate" is zlib's format (RFC 9110 8.4.1.2), yet some servers send it bare.
-  const format = /gzip/i.test(coding) ? "gzip" : (first.value[0] & 15) === 8 ? "deflate" : "deflate-raw";
-  let probed = false;
+  format = /gzip/i.test(coding) ? "gzip" : (first.value[0] & 15) === 8 ? "deflate" : "deflate-raw";
   const all = async function* () {
     yield first.value;
     yield* slices;
-    // Deno takes deflate that was cut off for whole. One byte more is refused only where it had come to its end.
-    if (format !== "gzip") probed = true, yield new Uint8Array(1);
   };
   const damaged = (error?: unknown) => new Failure(61, `the ${coding} coding is damaged`, error);
   try {
@@ -378,13 +378,6 @@ async function exchange(url: URL, options: Options): Promise<string | undefined>
     throw error;
   }
 }
-
-/** What the work comes to, unless the signal aborts. What waits for a pipe cannot be cancelled: it is left behind. */
-const unless = <T>(signal: AbortSignal | undefined, work: Promise<T>) =>
-  Promise.race([
-    work,
-    new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason))),
-  ]);
 
 /** Gets a URL, along its redirects. Throws a {@linkcode Failure}, of any status that the usage text lists. */
 export async function download(options: Options): Promise<void> {

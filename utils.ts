@@ -40,8 +40,20 @@ export function say(line: string, print: (line: string) => void = console.log): 
   } catch { /* there is nowhere left to say so */ }
 }
 
+const waiting: string[] = [];
+let writing: Promise<void> | undefined;
+
+/** Logs a line, and does not wait: who reads it may have stopped. Of more than a thousand that wait, the last are lost. */
+export function record(line: string): void {
+  if (waiting.length < 1000) waiting.push(`${line}\n`);
+  const write = async () => {
+    while (waiting.length) await writeAll(Deno.stdout, new TextEncoder().encode(waiting.splice(0).join("")));
+  };
+  writing ??= write().catch(() => {}).finally(() => writing = undefined); // a full disk: nowhere is left to say so
+}
+
 /** A log of at most one line per `ms` milliseconds: what a flood causes must not flood the log. */
-export function sparing(ms: number, log: (line: string) => void = say): (line: string) => void {
+export function sparing(ms: number, log: (line: string) => void = record): (line: string) => void {
   let next = 0, skipped = 0;
   return (line) => {
     if (performance.now() < next) return void skipped++;
@@ -67,6 +79,12 @@ export function quote(bytes: Uint8Array): string {
 /** A number of things: `1 byte`, `2 bytes`. */
 export function counted(n: number, what: string): string {
   return `${n} ${what}${n === 1 ? "" : "s"}`;
+}
+
+/** What the work comes to, unless the signal aborts. What waits for a pipe cannot be cancelled: it is left behind. */
+export function unless<T>(signal: AbortSignal | undefined, work: Promise<T>): Promise<T> {
+  const over = new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
+  return Promise.race([work, over]);
 }
 
 /** Writes all of the bytes: a single `write` may take only part of them. */
@@ -296,6 +314,29 @@ export function needsUnstableNet(what: string): void {
 // servers of this collection are found.
 const TALKATIVE = new Set([0, 7, 9, 13, 17, 19, 37, 1313, 7777]);
 
+/** The broadcast addresses of the networks that interfaces are in. */
+export function broadcasts(interfaces: Pick<Deno.NetworkInterfaceInfo, "family" | "address" | "netmask">[]): string[] {
+  return interfaces.filter(({ family }) => family === "IPv4").flatMap(({ address, netmask }) => {
+    const [own, mask] = [address, netmask].map((text) => text.split(".").map(Number));
+    return mask[3] >= 254 ? [] : [own.map((byte, i) => byte | ~mask[i] & 255).join(".")]; // one or two machines: none
+  });
+}
+
+const MANY = /^(::ffff:)?(22[4-9]\.|23\d\.|255\.255\.255\.255$|127\.255\.255\.255$|0\.)|^ff/i;
+let judged = { hostname: "", many: false }; // the last one: mostly the next datagram is from there too
+let known: { until: number; addresses?: Set<string> } = { until: 0 };
+
+/** Whether an address means a whole network that this machine is in; by its looks where that may not be looked up. */
+function isBroadcast(address: string): boolean {
+  const now = performance.now(), permission = { name: "sys", kind: "networkInterfaces" } as const;
+  if (now >= known.until) {
+    const permitted = Deno.permissions.querySync(permission).state === "granted";
+    const all = permitted ? broadcasts(Deno.networkInterfaces()) : undefined;
+    known = { until: now + 10_000, addresses: all && new Set(all.flatMap((each) => [each, `::ffff:${each}`])) };
+  }
+  return known.addresses?.has(address) ?? /^(::ffff:)?[\d.]+\.255$/.test(address);
+}
+
 /**
  * Why a datagram must not be answered, if so: its sender may be another server that answers everything, and the two
  * would go on for ever (CVE-1999-0103, CVE-2024-2169), or stand for many machines.
@@ -303,8 +344,8 @@ const TALKATIVE = new Set([0, 7, 9, 13, 17, 19, 37, 1313, 7777]);
 export function unanswerable({ hostname, port }: Deno.NetAddr, own: number): string | undefined {
   if (port === own) return "it has our own port, and would answer in turn";
   if (TALKATIVE.has(port)) return `port ${port} would answer in turn`;
-  const many = /^(::ffff:)?(22[4-9]\.|23\d\.|255\.255\.255\.255$|127\.255\.255\.255$|0\.)|^ff/i.test(hostname);
-  return many ? "it is not the address of one machine" : undefined;
+  if (hostname !== judged.hostname) judged = { hostname, many: MANY.test(hostname) || isBroadcast(hostname) };
+  return judged.many ? "it is not the address of one machine" : undefined;
 }
 
 /** Says where a server listens, and where the local network finds it, if that is known and permitted. */
@@ -325,7 +366,10 @@ export async function announce(
  * The connections of a listener, until it is closed. Unlike the listener's own iterator, this one survives a client
  * that is gone before it is accepted, and waits while the system has no descriptor to give.
  */
-export async function* connections(listener: Deno.TcpListener, log = say): AsyncGenerator<Deno.TcpConn> {
+export async function* connections(
+  listener: Deno.TcpListener,
+  log: (line: string) => void = record,
+): AsyncGenerator<Deno.TcpConn> {
   const complain = sparing(60_000, log);
   for (let wait = 5;;) {
     try {
@@ -605,6 +649,7 @@ export async function run<T>(
     if (given.verbose || given.diagram) trace = new Trace(command.name, !!given.verbose, given.diagram as string);
     let status = await work({ ...given, signal: stop.signal, trace }).then((status) => status ?? 0, failed);
     if (status !== 2) await trace?.write().catch((error) => status ||= failed(error));
+    if (writing) await Promise.race([writing, delay(500)]); // the log, if anyone reads it
     return status;
   } catch (error) {
     return failed(error);

@@ -379,6 +379,28 @@ Deno.test("echo_tcp keeps to --max-connections with two listeners, as it has on 
   assertEquals(served.most, 1);
 });
 
+Deno.test("echo_tcp gives no place away that a write still takes, though its connection was closed", async () => {
+  const stuck = Promise.withResolvers<number>(), addr = { transport: "tcp" as const, hostname: "127.0.0.1", port: 0 };
+  const fake = () => ({
+    ...{ remoteAddr: addr, setNoDelay() {}, setKeepAlive() {}, [Symbol.dispose]() {}, close() {} },
+    read: () => Promise.resolve(1),
+    write: () => stuck.promise, // as in Deno 2.4, which does not end it when the connection is closed
+  } as unknown as Deno.TcpConn);
+  const closed = Promise.withResolvers<never>(), waiting = [fake(), fake()];
+  const listener = {
+    accept: () => waiting.length ? Promise.resolve(waiting.shift()!) : closed.promise,
+    close: () => closed.reject(new Deno.errors.BadResource("closed")),
+    addr,
+  } as unknown as Deno.TcpListener;
+  const server = new Local({ listeners: [listener], maxConnections: 1, idleTimeout: 20 });
+  await server.logged(1);
+  await delay(100);
+  assertEquals(server.lines.length, 1, "the second is not served meanwhile, so not idle");
+  stuck.reject(new Deno.errors.ConnectionReset());
+  await server.logged(2);
+  await server.stop();
+});
+
 Deno.test("echo_tcp closes what is idle for --idle-timeout, and nothing else", async () => {
   await using server = new Local({ idleTimeout: 60 });
   using idle = await server.connect();
@@ -386,7 +408,7 @@ Deno.test("echo_tcp closes what is idle for --idle-timeout, and nothing else", a
   const end = receive(idle).catch(() => bytes(""));
   await busyUntil(busy, () => server.lines.length > 0);
   assertEquals((await end).length, 0);
-  assertMatch(server.lines[0], / 0 bytes in 0\.\d{3} s: closed$/);
+  assertMatch(server.lines[0], / 0 bytes in 0\.\d{3} s: timed out$/);
   await trip(busy);
 });
 
@@ -397,7 +419,7 @@ Deno.test("echo_tcp closes a client that reads nothing for --idle-timeout", {
   using busy = await server.connect(), stuffed = await server.connect();
   await stuff(stuffed, busy);
   await busyUntil(busy, () => server.lines.length > 0);
-  assertMatch(server.lines[0], /: closed$/);
+  assertMatch(server.lines[0], /: timed out$/);
 });
 
 Deno.test("echo_tcp that is stopped before it begins ends at once", async () => {
@@ -694,6 +716,16 @@ Deno.test("round trips are counted, and told of one by one", async () => {
   }
 });
 
+Deno.test("an answer that was there before its question, or came twice, is none", async () => {
+  const early = new Mirror(nothing);
+  early.give(...[1, 2, 3].map((seq) => new Uint8Array(64).map((_, i) => 33 + (i + seq + 1) % 94)));
+  const twice = new Mirror((message) => new Uint8Array([...message, ...message]));
+  for (const [conn, summary] of [[early, "1 sent, 0 received"], [twice, "2 sent, 1 received"]] as const) {
+    const pinging = await pinged(conn);
+    assertEquals([pinging.status, pinging.summary.startsWith(summary)], [8, true], pinging.summary);
+  }
+});
+
 Deno.test("round trips have the size that was asked for, up to megabytes", async () => {
   const sizes: number[] = [];
   await pinged(new Mirror((message) => (sizes.push(message.length), message)), { count: 1, size: 1000 });
@@ -912,7 +944,7 @@ Deno.test("echo_tcp takes --max-connections and --idle-timeout", async () => {
   const waiting = trip(second).then(() => answered = true);
   for (let i = 0; i < 20; i++) await trip(first);
   assert(!answered, "two at once");
-  await soon(server.until(/ 320 bytes in \d\.\d{3} s: closed\n/), "the end of the idle one");
+  await soon(server.until(/ 320 bytes in \d\.\d{3} s: timed out\n/), "the end of the idle one");
   await waiting;
 });
 
@@ -1064,6 +1096,46 @@ Deno.test("echo_tcp says that its output cannot be written", { ignore: !LINUX ||
     assertMatch(stderr, /^echo_tcp: [^\n]*no space left on device\n$/);
     assertEquals(code, 23);
   }
+});
+
+/** A process whose output is taken as far as its first line, and then waits for a reader. */
+async function unread(...args: string[]) {
+  const options = { cwd: ROOT, stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+  const child = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "echo_tcp.ts", ...args], ...options }).spawn();
+  const reader = child.stdout.getReader(), first = text((await soon(reader.read())).value!);
+  reader.releaseLock();
+  const ended = async () => {
+    const { code } = await soon(child.status, "the end"); // its output is still not read
+    await Promise.all([child.stdout.cancel(), child.stderr.cancel(), child.stdin.close().catch(() => {})]);
+    return code;
+  };
+  return { child, first, ended };
+}
+
+Deno.test(
+  "echo_tcp goes on serving when its log fills a pipe, and ends when it is told to",
+  { ignore: !LINUX },
+  async () => {
+    const { child, first, ended } = await unread("--port", "0"), port = Number(first.match(/:(\d+)\n/)![1]);
+    for (let i = 0; i < 4000; i++) {
+      using conn = await soon(Deno.connect({ port }), `connection ${i}`);
+      await soon(trip(conn), `answer ${i}`);
+    }
+    child.kill("SIGTERM");
+    assertEquals(await ended(), 0);
+  },
+);
+
+Deno.test("Ctrl-C ends a client whose output nobody takes", { ignore: !LINUX }, async () => {
+  let sent = 0;
+  await using server = hostile(async (conn) => {
+    const noise = new Uint8Array(65_536).fill(120), gone = () => 0;
+    while (await conn.write(noise).catch(gone)) sent++;
+  });
+  const { child, ended } = await unread("-c", server.at);
+  for (let before = -1; before !== sent; await delay(100)) before = sent; // until nothing moves any more
+  child.kill("SIGINT");
+  assertEquals(await ended(), 130);
 });
 
 Deno.test("echo_tcp goes on serving when nobody reads its log any more", async () => {

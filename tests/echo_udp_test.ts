@@ -19,8 +19,9 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "jsr:@std/assert@^1";
+import { delay } from "jsr:@std/async@^1/delay";
 import { echo, main, ping, type PingOptions, serve as answer, type ServeOptions, talk } from "../echo_udp.ts";
-import { closed, Failure, formatAddress, listen, RoundTrips, sparing, unanswerable } from "../utils.ts";
+import { broadcasts, closed, Failure, formatAddress, listen, RoundTrips, sparing, unanswerable } from "../utils.ts";
 import { type Finished, missing, ROOT, run, Running, serve, start } from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux", WINDOWS = Deno.build.os === "windows";
@@ -346,6 +347,41 @@ Deno.test("echo_udp goes on after sends that fail", async () => {
   assertEquals(sent.map(textOf), ["40", "41", "42", "43", "44", "45", "46", "47", "48", "49"]);
 });
 
+Deno.test("echo_udp ends though a send goes on waiting", async () => {
+  const asked = Promise.withResolvers<void>(), stop = new AbortController();
+  const receives = [() => bytesOf("x")];
+  const { socket } = fake(receives, () => (asked.resolve(), new Promise<never>(() => {})));
+  const ending = answer({ sockets: [socket], signal: stop.signal });
+  await soon(asked.promise, "the answer");
+  stop.abort();
+  assertEquals((await soon(ending, "the end")).datagrams, 1);
+});
+
+Deno.test("echo_udp -n goes on where a send fails, and says so in the end", async () => {
+  await using server = echoing();
+  using peer = new Peer("0.0.0.0");
+  let n = 0;
+  const unreachable = new Error("Network is unreachable (os error 101)");
+  const socket = {
+    receive: (buffer?: Uint8Array) => peer.socket.receive(buffer),
+    send: (bytes: Uint8Array, to: Deno.Addr) => ++n === 2 ? Promise.reject(unreachable) : peer.socket.send(bytes, to),
+    close: () => peer.socket.close(),
+  };
+  const trips = new RoundTrips(), { signal } = new AbortController();
+  const given = { count: 4, size: 64, interval: 5, timeout: 100, log: () => Promise.resolve() };
+  const error = await assertRejects(() => ping({ socket, to: server.addr, signal, trips, ...given }), Error);
+  assertEquals([`${trips}`.split("\n")[0], error], ["4 sent, 3 received, 25% loss", unreachable]);
+});
+
+Deno.test("echo_udp -c does not take junk for the answers that are missing", async () => {
+  await using server = acting(async (_, reply) => {
+    for (;;) await reply(bytesOf("junk")), await delay(10);
+  });
+  const { error } = await talking(server.addr, [bytesOf("a\n")], 60);
+  assertInstanceOf(error, Failure);
+  assertEquals(error.status, 28);
+});
+
 Deno.test("echo_udp logs failing sends at most once a second", async () => {
   using time = clock();
   const receives = Array.from({ length: 3000 }, () => () => bytesOf("x"));
@@ -486,6 +522,18 @@ Deno.test("echo_udp knows who must not be answered", () => {
   for (const port of [1, 8, 53, 70, 1024, 7776, 7778, 65_535]) assertEquals(peer("192.0.2.1", port), undefined);
 });
 
+Deno.test("the broadcast addresses of networks are known, of whatever size they are", () => {
+  const at = (address: string, netmask: string, family: "IPv4" | "IPv6" = "IPv4") => ({ address, netmask, family });
+  const ones = [
+    at("192.168.1.20", "255.255.255.0"),
+    at("10.9.0.1", "255.255.0.0"),
+    at("192.0.2.77", "255.255.255.192"),
+  ];
+  assertEquals(broadcasts(ones), ["192.168.1.255", "10.9.255.255", "192.0.2.127"]);
+  const none = [at("10.0.0.0", "255.255.255.254"), at("10.0.0.7", "255.255.255.255"), at("::1", "ffff::", "IPv6")];
+  assertEquals(broadcasts(none), []);
+});
+
 Deno.test("echo_udp does not answer the broadcast address of loopback", () => {
   assert(unanswerable(at(50_000, "127.255.255.255"), 7777));
   assert(unanswerable(at(50_000, "::ffff:127.255.255.255"), 7777));
@@ -561,7 +609,7 @@ def forge(source, sport, target, dport, data):
         raw.sendto(ip + udp, (target, 0))
 port = int(sys.argv[1])
 for source, sport in [("127.0.0.1", port), ("10.9.8.7", port), ("224.0.0.1", 5000), ("255.255.255.255", 5000),
-                      ("127.0.0.1", 0), ("127.0.0.1", 19), ("192.0.2.1", 7)]:
+                      ("127.0.0.1", 0), ("127.0.0.1", 19), ("192.0.2.1", 7), ("10.9.0.63", 5000)]:
     forge(source, sport, "127.0.0.1", port, b"forged")
 honest = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 honest.settimeout(9)
@@ -572,7 +620,7 @@ print(honest.recv(10).decode())
 Deno.test("echo_udp does not answer forged datagrams, from itself or from many", {
   ignore: confined() || missing("python3"),
 }, async () => {
-  const shell = 'ip link set lo up && exec "$0" "$@"';
+  const shell = 'ip link set lo up && ip address add 10.9.0.1/26 dev lo && exec "$0" "$@"';
   const command = [Deno.execPath(), ...ECHO_UDP, "--port", "7777"];
   await using server = new Running("unshare", ["-n", "sh", "-c", shell, ...command], { cwd: ROOT });
   await soon(server.until(/listening on .*\n/), "the server");

@@ -163,21 +163,24 @@ Deno.test("http_get says when it cannot write its output", { ignore: Deno.build.
   assertEquals((await run("http_get", ["-o", "/dev/full", server.url().href])).code, 23);
 });
 
-Deno.test(
-  "http_get -o waits for a pipe without a reader until the time is over",
-  { ignore: missing("mkfifo") },
-  async () => {
-    using dir = folder();
-    await using server = new RawServer(HI);
-    const fifo = `${dir.path}/fifo`;
-    assertEquals((await new Running("mkfifo", [fifo]).finish()).code, 0);
-    for (const option of ["-o", "--cacert"]) {
-      const { code, stderr } = await run("http_get", ["-m", "0.1", option, fifo, server.url().href]);
-      assertEquals([code, stderr], [28, "http_get: not done within 0.1 s\n"], option);
-    }
-    assertEquals(server.requests, []);
-  },
-);
+// Older versions of Deno open a pipe in the thread that all else waits for: nothing can be done then.
+if (!/^2\.[0-4]\./.test(Deno.version.deno)) {
+  Deno.test(
+    "http_get -o waits for a pipe without a reader until the time is over",
+    { ignore: missing("mkfifo") },
+    async () => {
+      using dir = folder();
+      await using server = new RawServer(HI);
+      const fifo = `${dir.path}/fifo`;
+      assertEquals((await new Running("mkfifo", [fifo]).finish()).code, 0);
+      for (const option of ["-o", "--cacert"]) {
+        const { code, stderr } = await run("http_get", ["-m", "0.1", option, fifo, server.url().href]);
+        assertEquals([code, stderr], [28, "http_get: not done within 0.1 s\n"], option);
+      }
+      assertEquals(server.requests, []);
+    },
+  );
+}
 
 Deno.test(
   "http_get -o does not replace what it could not write to",

@@ -19,7 +19,7 @@
 import { delay } from "jsr:@std/async@^1/delay";
 import { announce, closed, counted, type Datagrams, Failure, formatAddress, type Given, isMapped } from "./utils.ts";
 import { listen, listenAddress, needsUnstableNet, openDatagram, output, reason, record, refuse } from "./utils.ts";
-import { RoundTrips, run, say, serverAddress, sparing, type Trace, unanswerable, unless } from "./utils.ts";
+import { RoundTrips, run, say, serverAddress, sparing, type Trace, unanswerable, unless, within } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
@@ -108,7 +108,8 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   await drain(total);
   for (const socket of sockets) socket.close();
-  await Promise.race([Promise.all(echoing), delay(1000)]); // a send that waits does not end with its socket
+  using patience = within(1000, "a send still waits"); // it does not end with its socket
+  await unless(patience, Promise.all(echoing)).catch(() => {});
   clearInterval(sweep);
   sessions.forEach(over);
   return total;

@@ -649,7 +649,8 @@ export async function run<T>(
     if (given.verbose || given.diagram) trace = new Trace(command.name, !!given.verbose, given.diagram as string);
     let status = await work({ ...given, signal: stop.signal, trace }).then((status) => status ?? 0, failed);
     if (status !== 2) await trace?.write().catch((error) => status ||= failed(error));
-    if (writing) await Promise.race([writing, delay(500)]); // the log, if anyone reads it
+    using patience = within(writing ? 500 : 0, "nobody reads the log");
+    await unless(patience, Promise.resolve(writing)).catch(() => {});
     return status;
   } catch (error) {
     return failed(error);

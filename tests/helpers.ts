@@ -72,7 +72,10 @@ export class Running implements AsyncDisposable {
   async finish(): Promise<Finished> {
     await this.stdin.close().catch(() => {});
     const [{ code, signal }] = await Promise.all([this.#child.status, this.#reading]);
-    return { code, signal, stdout: this.stdout, stderr: this.stderr };
+    // On a fresh machine Deno may still be fetching what it needs, and says so.
+    // deno-lint-ignore no-control-regex
+    const stderr = this.stderr.replace(/^(\x1b\[\d*m)*Download(\x1b\[\d*m)* https?:\S+\n/gm, "");
+    return { code, signal, stdout: this.stdout, stderr };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -47,9 +47,12 @@ let writing: Promise<void> | undefined;
 export function record(line: string): void {
   if (waiting.length < 1000) waiting.push(`${line}\n`);
   const write = async () => {
-    while (waiting.length) await writeAll(Deno.stdout, new TextEncoder().encode(waiting.splice(0).join("")));
+    try {
+      while (waiting.length) await writeAll(Deno.stdout, new TextEncoder().encode(waiting.splice(0).join("")));
+    } catch { /* a full disk, for instance: nowhere is left to say so */ }
+    writing = undefined;
   };
-  writing ??= write().catch(() => {}).finally(() => writing = undefined); // a full disk: nowhere is left to say so
+  writing ??= write();
 }
 
 /** A log of at most one line per `ms` milliseconds: what a flood causes must not flood the log. */

@@ -22,6 +22,7 @@ import {
   printable,
   quote,
   reason,
+  record,
   resolve,
   RoundTrips,
   run,
@@ -105,6 +106,28 @@ Deno.test("a time limit follows the signal it is given, also one that is aborted
 
 Deno.test("a line that nobody reads any more is no reason to stop", () => {
   say("x", raise(new Deno.errors.BrokenPipe("Broken pipe (os error 32)")));
+});
+
+Deno.test("a log loses no line, whenever it comes, until more than a thousand wait for a reader", async () => {
+  const { stdout } = Deno, { write } = stdout;
+  let written = "", reads = Promise.resolve();
+  stdout.write = async (bytes) => (await reads, written += new TextDecoder().decode(bytes), bytes.length);
+  try {
+    for (let i = 0; i < 20; i++) {
+      record(`line ${i}`);
+      for (let turns = 0; turns < i; turns++) await null; // so that one comes just as the one before it was written
+    }
+    for (let i = 0; i < 50; i++) await null;
+    assertEquals(written, Array.from({ length: 20 }, (_, i) => `line ${i}\n`).join(""));
+    const reader = Promise.withResolvers<void>();
+    written = "", reads = reader.promise;
+    for (let i = 0; i < 5000; i++) record("x");
+    reader.resolve();
+    for (let i = 0; i < 50; i++) await null;
+    assertEquals(written, "x\n".repeat(1001));
+  } finally {
+    stdout.write = write;
+  }
 });
 
 Deno.test("a log that is sparing prints the first line at once, and then counts what it leaves out", () => {

@@ -223,8 +223,8 @@ export async function resolve({ hostname, port, family, signal, trace }: Target)
 }
 
 /**
- * Connects to the first address that answers; each but the last is given a second, or half the time. When `signal` aborts later on, the
- * connection is closed, which ends a read that waits. Throws a {@linkcode Failure} of 6, 7 or 28.
+ * Connects to the first address that answers; each but the last is given a second, or half the time. When `signal`
+ * aborts later on, the connection is closed, which ends a read that waits. Throws a {@linkcode Failure} of 6, 7 or 28.
  */
 export async function connect({ timeout = 0, ...target }: Target): Promise<Deno.TcpConn> {
   const { hostname, port, signal: stop, trace } = target;

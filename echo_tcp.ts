@@ -50,11 +50,11 @@ function idle(sessions: Iterable<Session>, ms: number): Session[] {
   return [...sessions].filter(({ moved }) => now - moved >= ms);
 }
 
-/** Closes each connection once all that arrived was given back, and after 5 s those that are left. */
+/** Closes each connection once all that arrived was given back, and after 4.9 s those that are left. */
 async function drain(sessions: Set<Session>, close: (session: Session) => void): Promise<void> {
   const started = performance.now();
   for (const session of sessions) session.moved = started; // what has arrived may not have been read yet
-  for (; sessions.size && performance.now() < started + 5000; await delay(20)) {
+  for (; sessions.size && performance.now() < started + 4900; await delay(20)) {
     idle(sessions, 100).filter(({ received, sent }) => sent === received).forEach(close);
   }
   sessions.forEach(close);
@@ -109,7 +109,7 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
       while (maxConnections && taken >= maxConnections && !signal.aborted) await change.promise;
-      if (signal.aborted || family === 6 && isMapped(conn.remoteAddr)) conn.close();
+      if (maxConnections && taken >= maxConnections || family === 6 && isMapped(conn.remoteAddr)) conn.close();
       else begin(conn);
     }
   };
@@ -118,6 +118,7 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   const sweep = idleTimeout ? setInterval(closeIdle, Math.min(idleTimeout / 4, 1000)) : undefined;
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   clearInterval(sweep), changed();
+  await delay(50); // who is in line already is served still
   for (const listener of listeners) listener.close();
   await Promise.all([accepting, drain(sessions, (session) => over(session, "closed"))]);
   return total;

@@ -937,6 +937,18 @@ Deno.test("echo_tcp gives back what came before SIGTERM, though it had not seen 
   assertEquals((await soon(server.finish())).code, 0);
 });
 
+Deno.test("echo_tcp serves who was in line when SIGTERM came", { ignore: !LINUX }, async () => {
+  await using server = await serveProcess("echo_tcp");
+  server.kill("SIGSTOP"); // the system goes on taking connections
+  const conns = await Promise.all(Array.from({ length: 20 }, () => Deno.connect({ port: server.port })));
+  for (const conn of conns) await send(conn, bytes("last words")), await conn.closeWrite();
+  server.kill("SIGTERM"), server.kill("SIGCONT");
+  for (using conn of conns) assertEquals(text(await soon(receive(conn))), "last words");
+  const { code, stdout } = await soon(server.finish());
+  assertEquals(code, 0);
+  assertMatch(stdout, /\nserved 20 connections, 200 bytes\n$/);
+});
+
 Deno.test("echo_tcp takes --max-connections and --idle-timeout", async () => {
   await using server = await serveProcess("echo_tcp", ["--max-connections", "1", "--idle-timeout", "0.3"]);
   using first = await Deno.connect({ port: server.port }), second = await Deno.connect({ port: server.port });

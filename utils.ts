@@ -96,22 +96,26 @@ export async function writeAll(to: Pick<Deno.Conn, "write">, bytes: Uint8Array):
 }
 
 const decoder = new TextDecoder();
+let cr = ""; // the last character, where it was a CR: whether it begins a line end is seen in the next piece
+
+/** Text for a terminal, from pieces of bytes: what would drive it is escaped. */
+function shown(bytes: Uint8Array): string {
+  const text = cr + decoder.decode(bytes, { stream: true });
+  cr = text.endsWith("\r") ? "\r" : "";
+  return text.slice(0, text.length - cr.length).replace(/(?!\r\n)[^\n\t -~]/gu, printable);
+}
 
 /**
  * Writes to standard output; what would drive a terminal is escaped there. Throws a {@linkcode Failure} of 23, without
  * words where a pipe was closed (`| head`).
  */
 export async function output(bytes: Uint8Array | string): Promise<void> {
-  const safe = (text: string) => text.replace(/(?!\r\n)[^\n\t -~]/gu, printable);
-  const text = typeof bytes === "string"
-    ? bytes
-    : Deno.stdout.isTerminal() && safe(decoder.decode(bytes, { stream: true }));
-  await writeAll(Deno.stdout, typeof text === "string" ? new TextEncoder().encode(text) : bytes as Uint8Array).catch(
-    (error) => {
-      const closed = error instanceof Deno.errors.BrokenPipe;
-      throw new Failure(23, closed ? "" : `cannot write the output: ${reason(error)}`, error);
-    },
-  );
+  const text = typeof bytes === "string" ? bytes : Deno.stdout.isTerminal() ? shown(bytes) : undefined;
+  const plain = text === undefined ? bytes as Uint8Array : new TextEncoder().encode(text);
+  await writeAll(Deno.stdout, plain).catch((error) => {
+    const closed = error instanceof Deno.errors.BrokenPipe;
+    throw new Failure(23, closed ? "" : `cannot write the output: ${reason(error)}`, error);
+  });
 }
 
 const SERVICES: Record<string, number> = {

@@ -16,6 +16,7 @@ import {
   Failure,
   formatAddress,
   listen,
+  output,
   parse,
   parseAddress,
   parsePort,
@@ -106,6 +107,19 @@ Deno.test("a time limit follows the signal it is given, also one that is aborted
 
 Deno.test("a line that nobody reads any more is no reason to stop", () => {
   say("x", raise(new Deno.errors.BrokenPipe("Broken pipe (os error 32)")));
+});
+
+Deno.test("a line end stays one on a terminal, though its CR and its LF come apart", async () => {
+  const { stdout } = Deno, { write, isTerminal } = stdout;
+  let written = "";
+  stdout.isTerminal = () => true;
+  stdout.write = (bytes) => Promise.resolve((written += new TextDecoder().decode(bytes), bytes.length));
+  try {
+    for (const piece of ["one\r", "\ntwo\r", "over\r\n"]) await output(new TextEncoder().encode(piece));
+    assertEquals(written, "one\r\ntwo\\rover\r\n");
+  } finally {
+    Object.assign(stdout, { write, isTerminal });
+  }
 });
 
 Deno.test("a log loses no line, whenever it comes, until more than a thousand wait for a reader", async () => {

@@ -417,6 +417,7 @@ async function create(path: string) {
   if (old?.isFile) (await Deno.open(whole, { write: true }).catch(lost(path))).close(); // what is read-only stays
   const part = device ? whole : `${whole}.${crypto.randomUUID().slice(0, 8)}.part`;
   const file = await Deno.open(part, { write: true, createNew: !device, mode }).catch(lost(path));
+  if (old && !device) await Deno.chmod(part, mode).catch(() => {}); // the umask took its share of it
   if (file.isTerminal()) throw new Failure(23, `${path} is a terminal: it is written to without -o`);
   return {
     write: (bytes: Uint8Array) => writeAll(device ? file : atOnce(file), bytes).catch(lost(path)),

@@ -639,11 +639,14 @@ Deno.test("http_get -o keeps a link and the mode of a file, and writes to what i
   using dir = folder();
   await using server = new RawServer(HI);
   Deno.writeTextFileSync(`${dir.path}/real`, "before");
-  Deno.chmodSync(`${dir.path}/real`, 0o600);
+  Deno.chmodSync(`${dir.path}/real`, 0o666);
   Deno.symlinkSync(`${dir.path}/real`, `${dir.path}/link`);
   assertEquals((await complain("-o", `${dir.path}/link`, server.url().href)).code, 0);
   assert(Deno.lstatSync(`${dir.path}/link`).isSymlink);
   assertEquals(Deno.readTextFileSync(`${dir.path}/real`), "hi");
+  assertEquals(Deno.statSync(`${dir.path}/real`).mode! & 0o777, 0o666);
+  Deno.chmodSync(`${dir.path}/real`, 0o600);
+  assertEquals((await complain("-o", `${dir.path}/real`, server.url().href)).code, 0);
   assertEquals(Deno.statSync(`${dir.path}/real`).mode! & 0o777, 0o600);
   assertEquals(dir.names(), ["link", "real"]);
   assertEquals((await complain("-o", "/dev/null", server.url().href)).code, 0);

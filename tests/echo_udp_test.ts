@@ -678,6 +678,23 @@ Deno.test("echo_udp logs a peer once it is silent, and anew when it comes back",
   assertMatch(lines[1], new RegExp(`^${name} 1 datagram, 5 bytes in 0\\.000 s$`));
 });
 
+Deno.test("echo_udp logs a peer that never falls silent once a minute", async () => {
+  using time = clock();
+  const lines: string[] = [];
+  await using server = serving("127.0.0.1", 0, { log: (line) => lines.push(line) });
+  using peer = new Peer();
+  await peer.ask("one", server.addr);
+  time.advance(60_000);
+  const asking = async () => {
+    while (!lines.length) await peer.ask("again", server.addr);
+  };
+  await soon(asking(), "the peer's line");
+  assertMatch(
+    lines[0],
+    new RegExp(`^127\\.0\\.0\\.1:${peer.addr.port} \\d+ datagrams, \\d+ bytes in 6\\d\\.\\d{3} s$`),
+  );
+});
+
 /** An address by which others reach this machine, if it has one. */
 const near = Deno.networkInterfaces().find((each) => each.family === "IPv4" && !/^(127|169\.254)\./.test(each.address))
   ?.address;

@@ -174,6 +174,16 @@ Deno.test({
       await step("try", "try", `${folder}/dist`, { TARGET: TARGETS[0] });
       await Deno.remove(`${folder}/dist/sockets-${VERSION}-${TARGETS[0]}`, { recursive: true });
 
+      const dead = `${folder}/dead`, name = `sockets-${VERSION}-${TARGETS[0]}`; // programs that end at once
+      await Deno.mkdir(`${dead}/${name}`, { recursive: true });
+      for (const script of Object.keys(SCRIPTS)) {
+        const text = `#!/bin/sh\n[ "$1" = --version ] && echo ${script} ${VERSION}\n`;
+        await Deno.writeTextFile(`${dead}/${name}/${script}`, text, { mode: 0o755 });
+      }
+      assertEquals((await sh(`tar -czf ${name}.tar.gz ${name} && rm -r ${name}`, dead, env)).code, 0);
+      const trying = await sh(await command("release.yml", "try", "try"), dead, { ...env, TARGET: TARGETS[0] });
+      assertEquals(trying.code, 1, "a program that is gone is not waited for");
+
       for (const name of ["check", "notes"]) await step("publish", name);
       const notes = await Deno.readTextFile(`${folder}/notes.md`);
       assertMatch(notes, /^\n?\S.*\n\n### Added\n/s);

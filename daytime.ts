@@ -18,10 +18,10 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, closed, connect, connections, type Datagrams, Failure, formatAddress } from "./utils.ts";
-import { type Given, isMapped, listen, listenAddress, needsUnstableNet, openDatagram, output } from "./utils.ts";
-import { parseAddress, parsePort, printable, reason, record, refuse, run, sparing, type Target } from "./utils.ts";
-import { type Trace, unanswerable, within, writeAll } from "./utils.ts";
+import { announce, closed, connect, connections, type Datagrams, Failure, formatAddress, type Given } from "./utils.ts";
+import { isMapped, listen, listenAddress, needsUnstableNet, openDatagram, output, parseAddress } from "./utils.ts";
+import { printable, reason, record, refuse, run, serverAddress, sparing, type Target, type Trace } from "./utils.ts";
+import { unanswerable, within, writeAll } from "./utils.ts";
 
 const PORT = 1313; // RFC 867 says 13, which only root may open
 const LONGEST = 512; // bytes of an answer; the RFC wants one line
@@ -349,10 +349,8 @@ async function server(given: Given<Flags>): Promise<void> {
 async function client(given: Given<Flags>): Promise<void> {
   const { words: [host = "time.nist.gov", word], timeout = 5000, family, udp, json, signal, trace } = given;
   refuse(given, ["host", "reuse-port", "quiet"], "is for the server: it needs --serve");
-  const { hostname, port: named } = parseAddress(host, -1);
-  const ports = [named, word === undefined ? -1 : parsePort(word), given.port ?? -1].filter((port) => port >= 0);
-  if (ports.length > 1) throw new Failure(2, `more than one port: ${ports.join(", ")}`);
-  const [answer, bytes] = await ask({ hostname, port: ports[0] ?? 13, family, timeout, udp, signal, trace });
+  const at = serverAddress(host, [word, given.port], 13);
+  const [answer, bytes] = await ask({ ...at, family, timeout, udp, signal, trace });
   const print = (text: string) => output(`${text}\n`);
   const lines = answer.text.split(/\r?\n/).map(printable), people = [...lines, inWords(answer)].join("\n");
   // In JSON too, what could drive a terminal is escaped.

@@ -82,6 +82,7 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   let taken = 0; // places: in older versions of Deno a write goes on waiting when its connection was closed
   let change = Promise.withResolvers<void>(); // for who waits until there are fewer connections
   const changed = () => (change.resolve(), change = Promise.withResolvers());
+  const full = () => maxConnections > 0 && taken >= maxConnections;
   const over = (session: Session, error?: unknown) => {
     if (!sessions.delete(session)) return; // closed by us before
     const { conn, sent, started } = session, peer = formatAddress(conn.remoteAddr);
@@ -108,8 +109,8 @@ export async function serve(options: ServeOptions): Promise<{ connections: numbe
   };
   const accept = async (listener: Deno.TcpListener) => {
     for await (const conn of connections(listener, log)) {
-      while (maxConnections && taken >= maxConnections && !signal.aborted) await change.promise;
-      if (maxConnections && taken >= maxConnections || family === 6 && isMapped(conn.remoteAddr)) conn.close();
+      while (full() && !signal.aborted) await change.promise;
+      if (full() || family === 6 && isMapped(conn.remoteAddr)) conn.close();
       else begin(conn);
     }
   };
@@ -287,7 +288,7 @@ async function client(given: Given<Flags>): Promise<void> {
   if (count === undefined) refuse(given, ["size", "interval"], "is for round trips: it needs --count");
   if (count === 0) throw new Failure(2, "--count must be at least 1");
   if (size < 1 || size > LARGEST) throw new Failure(2, `--size must be from 1 to ${LARGEST}, not ${size}`);
-  using socket = await connect({ ...given, ...serverAddress(given, PORT), timeout });
+  using socket = await connect({ ...given, ...serverAddress(given.connect!, [given.port], PORT), timeout });
   const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr), trips = new RoundTrips();
   if (!count) return await unless(signal, talk({ conn, input: Deno.stdin.readable, output, timeout }));
   const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);

@@ -17,9 +17,9 @@
  * @module
  */
 import { delay } from "jsr:@std/async@^1/delay";
-import { announce, closed, counted, type Datagrams, Failure, formatAddress, type Given, isMapped } from "./utils.ts";
-import { listen, listenAddress, needsUnstableNet, openDatagram, output, reason, record, refuse } from "./utils.ts";
-import { RoundTrips, run, say, serverAddress, sparing, type Trace, unanswerable, unless, within } from "./utils.ts";
+import { announce, atMost, closed, counted, type Datagrams, Failure, formatAddress, type Given } from "./utils.ts";
+import { isMapped, listen, listenAddress, needsUnstableNet, openDatagram, output, reason, record } from "./utils.ts";
+import { refuse, RoundTrips, run, say, serverAddress, sparing, type Trace, unanswerable, unless } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which only root may open
 const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
@@ -108,8 +108,7 @@ export async function serve(options: ServeOptions): Promise<{ datagrams: number;
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
   await drain(total);
   for (const socket of sockets) socket.close();
-  using patience = within(1000, "a send still waits"); // it does not end with its socket
-  await unless(patience, Promise.all(echoing)).catch(() => {});
+  await atMost(1000, Promise.all(echoing)); // a send that waits does not end with its socket
   clearInterval(sweep);
   sessions.forEach(over);
   return total;
@@ -255,9 +254,12 @@ export async function ping({ socket, to, count, size, interval, timeout, signal,
         failed++, failure = error;
       });
       if (seq === count) break;
-      if (interval) await delay(interval, { signal });
-      const pause = interval ? undefined : setTimeout(answer.resolve, 10); // what is lost does not hold up the others
-      if (!interval) await answer.promise.finally(() => clearTimeout(pause));
+      if (interval) {
+        await delay(interval, { signal });
+      } else {
+        const pause = setTimeout(answer.resolve, 10); // what is lost does not hold up the others
+        await answer.promise.finally(() => clearTimeout(pause));
+      }
     }
     if (failed === count) throw failure;
     const timer = timeout ? setTimeout(over.resolve, timeout) : undefined;
@@ -333,7 +335,7 @@ async function client(given: Given<Flags>): Promise<void> {
   if (count === undefined) refuse(given, ["size", "interval"], "is for round trips: it needs --count");
   if (count === 0) throw new Failure(2, "--count must be at least 1");
   if (size < 4 || size > LARGEST) throw new Failure(2, `--size must be from 4 to ${LARGEST}, not ${size}`);
-  const { socket: bare, to } = await openDatagram({ ...given, ...serverAddress(given, PORT) });
+  const { socket: bare, to } = await openDatagram({ ...given, ...serverAddress(given.connect!, [given.port], PORT) });
   const socket = trace?.datagrams(bare, to) ?? bare, peer = formatAddress(to), trips = new RoundTrips();
   if (!count) return await unless(signal, talk({ socket, to, input: Deno.stdin.readable, output, timeout }));
   const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);

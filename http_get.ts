@@ -40,10 +40,15 @@ const latin1 = (bytes: Uint8Array) => bytes.reduce((text, byte) => text + String
 /** Without the spaces and tabs around it; `trim` would take bytes above 127 as well. */
 const bare = (text: string) => text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
 
+const foreign = (said: string) => { // a TLS alert begins with 0x15
+  const hint = said[0] === "\x15" ? ", which is TLS: try https://" : "";
+  return new Failure(1, `the server does not speak HTTP/1, but "${said}"${hint}`);
+};
+
 /** Reads the lines of a header section (RFC 9112 2 to 5). Throws a {@linkcode Failure} of 1 or 8. */
 function parseHead([line, ...rest]: string[], bytes: Uint8Array): Head {
   const status = Number(line.match(/^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?![^ \t])/)?.[1]), fields: Field[] = [];
-  if (!status) throw new Failure(1, `the server does not speak HTTP/1, but "${line.slice(0, 60)}"`);
+  if (!status) throw foreign(line.slice(0, 60));
   for (const each of rest) {
     const [, name, value] = each.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [], [last] = fields.slice(-1);
     const wrong = /[\0\r]/.test(each) || !name && !(last && /^[ \t]/.test(each));
@@ -58,9 +63,11 @@ const field = (head: Head, name: string) => head.fields.find((each) => each[0].t
 const list = (head: Head, name: string) =>
   head.fields.flatMap((each) => each[0].toLowerCase() === name ? each[1].split(",").map(bare) : []);
 
+const transferCodings = (head: Head) => list(head, "transfer-encoding").filter((coding) => coding);
+
 /** Where a body ends, and why: RFC 9112 6.3, in its order. `length` is Infinity where it is not known beforehand. */
 export function framing(method: string, head: Head): { chunked?: boolean; length: number; why: string } {
-  const codings = list(head, "transfer-encoding").filter((coding) => coding), lengths = list(head, "content-length");
+  const codings = transferCodings(head), lengths = list(head, "content-length");
   const rule = (what: string, n: string) => `${what} (RFC 9112 6.3, ${n})`, only = lengths.length === 0;
   const { status } = head, none = rule(`none, as ${method === "HEAD" ? method : status} has none`, "rule 1");
   if (method === "HEAD" || status < 200 || status === 204 || status === 304) return { length: 0, why: none };
@@ -116,8 +123,8 @@ export class Parser {
 
   *#answer(): Generator<Head | void, void> {
     for (let interim = 0;; interim += this.#holds) {
-      const lines = yield* this.#section("HTTP/", "in the header section"),
-        head = parseHead(lines, this.#held.slice(0, this.#holds));
+      const lines = yield* this.#section("HTTP/", "in the header section");
+      const head = parseHead(lines, this.#held.slice(0, this.#holds));
       if (interim > 20 * SECTION) throw new Failure(63, `no end of answers that are not final: ${interim} bytes`);
       const { chunked, length, why } = framing(this.method, head);
       this.length = length;
@@ -148,12 +155,9 @@ export class Parser {
       if (this.#holds + more.length > SECTION) throw new Failure(63, `more than ${SECTION} bytes ${early}`);
       this.#held.set(more, this.#holds);
       this.#at += more.length, this.#holds += more.length;
-      const first = latin1(this.#held.subarray(from, Math.min(this.#holds, from + 40)));
-      const hint = first[0] === "\x15" ? ", which is TLS: try https://" : ""; // an alert
-      const fits = start.startsWith(first.slice(0, start.length)); // at once: such a line may have no end
-      if (!fits) {
-        throw new Failure(1, `the server does not speak HTTP/1, but "${first.replace(/\r?\n.*/s, "")}"${hint}`);
-      }
+      const said = (most: number) => latin1(this.#held.subarray(from, Math.min(this.#holds, from + most)));
+      // Not put off to the end of the line: a server that speaks something else may never end it.
+      if (!start.startsWith(said(start.length))) throw foreign(said(40).replace(/\r?\n.*/s, ""));
       if (end) return latin1(this.#held.subarray(from, this.#holds)).replace(/\r?\n$/, "");
       yield* this.#more(start && !this.#holds ? "" : early);
     }
@@ -281,7 +285,7 @@ async function* undo(coding: string, body: Body): Body {
 
 /** The codings of a body, in the order in which they were applied. Throws a {@linkcode Failure} of 61. */
 function codings(head: Head, compressed?: boolean): string[] {
-  const transfer = list(head, "transfer-encoding").filter((coding) => coding);
+  const transfer = transferCodings(head);
   if (transfer.at(-1)?.toLowerCase() === "chunked") transfer.pop(); // the parser's
   const all = [...compressed ? list(head, "content-encoding") : [], ...transfer];
   const coded = all.filter((coding) => !/^(identity)?$/i.test(coding));
@@ -417,7 +421,7 @@ async function create(path: string) {
   if (old?.isFile) (await Deno.open(whole, { write: true }).catch(lost(path))).close(); // what is read-only stays
   const part = device ? whole : `${whole}.${crypto.randomUUID().slice(0, 8)}.part`;
   const file = await Deno.open(part, { write: true, createNew: !device, mode }).catch(lost(path));
-  if (old && !device) await Deno.chmod(part, mode).catch(() => {}); // the umask took its share of it
+  if (old?.isFile) await Deno.chmod(part, mode).catch(() => {}); // the umask took its share of it
   if (file.isTerminal()) throw new Failure(23, `${path} is a terminal: it is written to without -o`);
   return {
     write: (bytes: Uint8Array) => writeAll(device ? file : atOnce(file), bytes).catch(lost(path)),

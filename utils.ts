@@ -46,13 +46,14 @@ let writing: Promise<void> | undefined;
 /** Logs a line, and does not wait: who reads it may have stopped. Of more than a thousand that wait, the last are lost. */
 export function record(line: string): void {
   if (waiting.length < 1000) waiting.push(`${line}\n`);
-  const write = async () => {
-    try {
-      while (waiting.length) await writeAll(Deno.stdout, new TextEncoder().encode(waiting.splice(0).join("")));
-    } catch { /* a full disk, for instance: nowhere is left to say so */ }
-    writing = undefined;
-  };
-  writing ??= write();
+  writing ??= writeWaiting();
+}
+
+async function writeWaiting(): Promise<void> {
+  try {
+    while (waiting.length) await writeAll(Deno.stdout, new TextEncoder().encode(waiting.splice(0).join("")));
+  } catch { /* a full disk, for instance: nowhere is left to say so */ }
+  writing = undefined;
 }
 
 /** A log of at most one line per `ms` milliseconds: what a flood causes must not flood the log. */
@@ -88,6 +89,12 @@ export function counted(n: number, what: string): string {
 export function unless<T>(signal: AbortSignal | undefined, work: Promise<T>): Promise<T> {
   const over = new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
   return Promise.race([work, over]);
+}
+
+/** Waits until the work is over, whatever comes of it, but for `ms` milliseconds at most. */
+export async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
+  using late = within(ms, "");
+  await unless(late, work).catch(() => {});
 }
 
 /** Writes all of the bytes: a single `write` may take only part of them. */
@@ -177,14 +184,17 @@ export async function listenAddress({ host, family }: { host?: string; family?: 
     : unknownHost({ hostname, port, family });
 }
 
-/** The server to ask: that of `--connect`, at its own port, or else `--port`, or else `usual`. Throws a Failure of 2. */
+/** The server to ask, at the one port given, with the host or by `others`; else at `usual`. Throws a Failure of 2. */
 export function serverAddress(
-  given: { connect?: string; port?: number },
+  text: string,
+  others: (string | number | undefined)[],
   usual: number,
 ): { hostname: string; port: number } {
-  const { hostname, port } = parseAddress(given.connect ?? "", NaN);
-  if (port >= 0 && given.port !== undefined) throw new Failure(2, `more than one port: ${port}, ${given.port}`);
-  return { hostname, port: port >= 0 ? port : given.port ?? usual };
+  const { hostname, port } = parseAddress(text, NaN);
+  const ports = [port, ...others.map((each) => typeof each === "string" ? parsePort(each) : each ?? NaN)];
+  const [one = usual, ...more] = ports.filter((port) => !isNaN(port));
+  if (more.length) throw new Failure(2, `more than one port: ${[one, ...more].join(", ")}`);
+  return { hostname, port: one };
 }
 
 /** Where to connect to, by which family, within how many milliseconds (0: any), and what watches over it. */
@@ -491,10 +501,9 @@ export class Trace {
     if (!this.file) return;
     const servers = this.#servers.map((name, i) => `participant s${i + 1} as ${harmless(name)}`);
     const { events, ">": sent, "<": received, last } = this.#rest;
-    const left = `${counted(events - 1, "more event")}: ${counted(sent, "byte")} sent, ${
-      counted(received, "byte")
-    } received`;
-    const more = events > 1 ? [`Note left of client: and ${left}`, last] : events ? [last] : [];
+    const bytes = `${counted(sent, "byte")} sent, ${counted(received, "byte")} received`;
+    const note = `Note left of client: and ${counted(events - 1, "more event")}: ${bytes}`;
+    const more = events > 1 ? [note, last] : events ? [last] : [];
     const lines = ["sequenceDiagram", `participant client as ${this.name}`, ...servers, ...this.#drawing, ...more];
     await Deno.writeTextFile(this.file, `\`\`\`mermaid\n${lines.join("\n  ")}\n\`\`\`\n`).catch((error) => {
       throw new Failure(23, `cannot write ${this.file}: ${reason(error)}`, error);
@@ -656,8 +665,7 @@ export async function run<T>(
     if (given.verbose || given.diagram) trace = new Trace(command.name, !!given.verbose, given.diagram as string);
     let status = await work({ ...given, signal: stop.signal, trace }).then((status) => status ?? 0, failed);
     if (status !== 2) await trace?.write().catch((error) => status ||= failed(error));
-    using patience = within(writing ? 500 : 0, "nobody reads the log");
-    await unless(patience, Promise.resolve(writing)).catch(() => {});
+    if (writing) await atMost(500, writing); // the log, if anyone reads it
     return status;
   } catch (error) {
     return failed(error);

@@ -1151,14 +1151,9 @@ Deno.test("Ctrl-C ends a client whose output nobody takes", { ignore: !LINUX }, 
 });
 
 Deno.test("echo_tcp goes on serving when nobody reads its log any more", async () => {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "echo_tcp.ts", "--port", "0"],
-    ...{ cwd: ROOT, stdin: "null", stdout: "piped", stderr: "piped" },
-  }).spawn();
+  const { child, first } = await unread("--port", "0"), port = Number(first.match(/:(\d+)\n/)![1]);
   try {
-    const reader = child.stdout.getReader(), first = text((await soon(reader.read())).value!);
-    await reader.cancel();
-    const port = Number(first.match(/:(\d+)\n/)![1]);
+    await Promise.all([child.stdout.cancel(), child.stdin.close()]);
     for (let i = 0; i < 20; i++) {
       using conn = await Deno.connect({ port });
       await trip(conn);

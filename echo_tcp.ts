@@ -1,309 +1,431 @@
 #!/usr/bin/env -S deno run --allow-net --allow-sys=networkInterfaces
 /**
- * An echo server over TCP (RFC 862), and its client: whatever arrives goes back, byte for byte, until the peer
- * half-closes. TCP is a stream: it keeps the order of the bytes, never the borders between what was sent.
+ * An echo server over TCP (RFC 862), and its client. The server sends every
+ * byte back until the client half-closes. TCP has no message boundaries: what
+ * was sent at once may come back in pieces.
  *
  * Try it in two terminals:
  *
- *     deno run -A echo_tcp.ts                   listening on tcp://[::]:7777
- *     nc localhost 7777                         type a line, and it comes back; Ctrl-C ends
+ *     deno run -A echo_tcp.ts              listening on tcp://[::]:7777
  *
- *     deno run -A echo_tcp.ts -c localhost -v   the same with our own client, and what crosses the wire
- *     deno run -A echo_tcp.ts -c localhost -n 5 five round trips, timed as ping does it
+ *     deno run -A echo_tcp.ts -v localhost     type a line: it comes back
+ *     deno run -A echo_tcp.ts -c 5 localhost   five round trips, timed
  *
- * Install: deno install -g --allow-net --allow-sys=networkInterfaces echo_tcp.ts
- * See also: echo_udp.ts, its twin; `diff echo_tcp.ts echo_udp.ts` is the difference between TCP and UDP.
+ * echo_udp.ts does the same with datagrams.
  *
  * @module
  */
-import { delay } from "jsr:@std/async@^1/delay";
-import { announce, connect, connections, counted, Failure, formatAddress, type Given, isMapped } from "./utils.ts";
-import { listen, listenAddress, needsUnstableNet, output, reason, record, refuse, RoundTrips, run } from "./utils.ts";
-import { say, serverAddress, type Stream, type Trace, unless, writeAll } from "./utils.ts";
+import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import { setTimeout as delay } from "node:timers/promises";
+import { aborted, accept, announce, connect, counted } from "./utils.ts";
+import { Failure, formatAddress, limited, listen, type Log } from "./utils.ts";
+import { log, needsUnstableNet, output } from "./utils.ts";
+import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
+import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
+import { timeLimit, type Trace, writeAll } from "./utils.ts";
 
-const PORT = 7777; // RFC 862 says 7, which only root may open
-const LARGEST = 16 * 1024 * 1024; // bytes of a round trip: TCP has no limit of its own
+const PORT = 7777; // RFC 862 says 7, which needs more rights
+const LARGEST = 16 * 1024 * 1024; // bytes of a round trip
 
-/** The protocol: sends back what arrives, until the peer half-closes. `tally` counts the bytes on their way. */
-export async function echo(conn: Pick<Deno.Conn, "read" | "write">, tally = { received: 0, sent: 0 }): Promise<void> {
-  let buffer = new Uint8Array(128); // small, as most connections of a busy server are idle
-  for (let n; (n = await conn.read(buffer)) !== null;) {
-    tally.received += n;
-    // One write may take only a part. Nothing is read meanwhile: that is backpressure, and bounds the memory.
-    for (let sent = 0, part; sent < n; sent += part, tally.sent += part) {
-      part = await conn.write(buffer.subarray(sent, n));
+/** The protocol: sends back what arrives, until the peer half-closes. */
+export async function echo(
+  conn: Pick<Deno.Conn, "read" | "write">,
+): Promise<void> {
+  let buffer = new Uint8Array(128); // small: most connections are idle
+  for (;;) {
+    const length = await conn.read(buffer);
+    if (length === null) return; // half-closed
+    let sent = 0;
+    while (sent < length) {
+      // While this waits, nothing is read: TCP then slows the peer down.
+      sent += await conn.write(buffer.subarray(sent, length));
     }
-    if (n === buffer.length && n < 256 * 1024) buffer = new Uint8Array(2 * n); // it was full: more is to come
+    const isFull = length === buffer.length;
+    if (isFull && length < 256 * 1024) buffer = new Uint8Array(2 * length);
   }
 }
 
-/** A connection being served: its bytes, since when, and when something last moved on it (milliseconds). */
-type Session = { conn: Deno.TcpConn; received: number; sent: number; started: number; seen: number; moved: number };
+/** A connection being served. It counts the bytes that go back. */
+export class Session {
+  bytes = 0;
+  isWriting = false;
+  readonly started = Math.floor(performance.now());
+  moved = this.started;
+  /** why the server ended it, if it did */
+  ending = "";
 
-/** Notes what moved since it was last called, and returns the connections on which nothing did for `ms` milliseconds. */
-function idle(sessions: Iterable<Session>, ms: number): Session[] {
-  const now = performance.now();
-  for (const session of sessions) {
-    const seen = session.received + session.sent;
-    if (session.seen !== seen) session.seen = seen, session.moved = now;
-  }
-  return [...sessions].filter(({ moved }) => now - moved >= ms);
-}
+  constructor(readonly conn: Deno.TcpConn) {}
 
-/** Closes each connection once all that arrived was given back, and after 4.9 s those that are left. */
-async function drain(sessions: Set<Session>, close: (session: Session) => void): Promise<void> {
-  const started = performance.now();
-  for (const session of sessions) session.moved = started; // what has arrived may not have been read yet
-  for (; sessions.size && performance.now() < started + 4900; await delay(20)) {
-    idle(sessions, 100).filter(({ received, sent }) => sent === received).forEach(close);
+  read(buffer: Uint8Array): Promise<number | null> {
+    return this.conn.read(buffer);
   }
-  sessions.forEach(close);
+
+  async write(bytes: Uint8Array): Promise<number> {
+    this.isWriting = true;
+    const length = await this.conn.write(bytes);
+    this.isWriting = false;
+    this.bytes += length;
+    this.moved = performance.now();
+    return length;
+  }
+
+  closeWrite(): Promise<void> {
+    return this.conn.closeWrite();
+  }
+
+  close(ending = ""): void {
+    this.ending ||= ending;
+    this.conn[Symbol.dispose]();
+  }
+
+  /** What the log says of it in the end. */
+  summary(error: unknown): string {
+    const seconds = (performance.now() - this.started) / 1000;
+    const why = this.ending || (error ? reason(error) : "");
+    return `${formatAddress(this.conn.remoteAddr)} ` +
+      `${counted(this.bytes, "byte")} in ${seconds.toFixed(3)} s` +
+      (why && `: ${why}`);
+  }
 }
 
 /** What {@linkcode serve} is told. Times are milliseconds. */
-export type ServeOptions = {
-  listeners: Deno.TcpListener[];
-  /** ends the service: what was received is given back first, for at most 5 s */
+export interface ServeOptions {
+  listener: Deno.TcpListener;
+  /** ends the service, once what has arrived was sent back */
   signal: AbortSignal;
-  /** how many connections at once; those over it wait to be accepted (0: as many as come) */
+  /** how many connections at once; others wait to be accepted */
   maxConnections?: number;
-  /** closes a connection on which nothing moved for so long (0: never) */
+  /** how long nothing may move on a connection */
   idleTimeout?: number;
-  /** 6: turns away IPv4, which `::` takes as well */
-  family?: 4 | 6;
-  log?: (line: string) => void;
+  log?: Log;
   trace?: Trace;
-};
+}
 
-/** Serves every connection side by side until the signal aborts. Returns how many there were, and the bytes sent back. */
-export async function serve(options: ServeOptions): Promise<{ connections: number; bytes: number }> {
-  const { listeners, signal, maxConnections = 0, idleTimeout = 0, family, log = record, trace } = options;
-  const sessions = new Set<Session>(), total = { connections: 0, bytes: 0 };
-  let taken = 0; // places: in older versions of Deno a write goes on waiting when its connection was closed
-  let change = Promise.withResolvers<void>(); // for who waits until there are fewer connections
-  const changed = () => (change.resolve(), change = Promise.withResolvers());
-  const full = () => maxConnections > 0 && taken >= maxConnections;
-  const over = (session: Session, error?: unknown) => {
-    if (!sessions.delete(session)) return; // closed by us before
-    const { conn, sent, started } = session, peer = formatAddress(conn.remoteAddr);
-    conn[Symbol.dispose]();
-    total.bytes += sent;
-    trace?.life(`${peer} ${error === "timed out" ? error : "closed"}`);
-    const seconds = ((performance.now() - started) / 1000).toFixed(3), why = error ? `: ${reason(error)}` : "";
-    log(`${peer} ${counted(sent, "byte")} in ${seconds} s${why}`); // a reset is the client's affair
-  };
-  const begin = (conn: Deno.TcpConn) => {
-    const now = Math.floor(performance.now()); // whole: a fraction takes more memory, each connection's
-    const who = trace ? `${formatAddress(conn.remoteAddr)} ` : "";
-    const session: Session = { conn, received: 0, sent: 0, started: now, seen: 0, moved: now };
-    const ended = (error?: unknown) => (over(session, error), taken--, changed());
-    sessions.add(session), total.connections++, taken++;
-    trace?.life(`${who}accepted`);
+/**
+ * Serves all connections side by side until the signal aborts. Returns how
+ * many there were, and how many bytes went back.
+ */
+export async function serve(
+  { listener, signal, log = () => {}, trace, ...limits }: ServeOptions,
+): Promise<{ connections: number; bytes: number }> {
+  const { maxConnections = Infinity, idleTimeout = Infinity } = limits;
+  const sessions = new Set<Session>();
+  const total = { connections: 0, bytes: 0 };
+  let change = Promise.withResolvers<void>();
+
+  async function handle(conn: Deno.TcpConn): Promise<void> {
+    const session = new Session(conn);
+    const who = `${formatAddress(conn.remoteAddr)} `;
+    const stream = trace ? trace.stream(session, who) : session;
+    sessions.add(session);
+    total.connections++;
+    trace?.event(`${who}accepted`);
+    let failure: unknown;
     try {
-      conn.setNoDelay(true); // an answer does not wait for more to be sent with it
-      conn.setKeepAlive(true); // probes find out about peers that vanished without a word
-      echo(trace?.stream(conn, who) ?? conn, session).then(ended, ended);
+      conn.setNoDelay(true); // answers do not wait to be sent together
+      conn.setKeepAlive(true); // peers that vanished are noticed
+      await echo(stream);
     } catch (error) {
-      ended(error);
+      failure = error; // a reset, say: the peer's affair
     }
+    stream.close();
+    sessions.delete(session);
+    total.bytes += session.bytes;
+    log(session.summary(failure));
+    change.resolve();
+    change = Promise.withResolvers();
+  }
+
+  const stop = async () => {
+    await delay(50); // those in line are served still
+    listener.close();
+    change.resolve();
   };
-  const accept = async (listener: Deno.TcpListener) => {
-    for await (const conn of connections(listener, log)) {
-      while (full() && !signal.aborted) await change.promise;
-      if (full() || family === 6 && isMapped(conn.remoteAddr)) conn.close();
-      else begin(conn);
+  if (signal.aborted) stop();
+  signal.addEventListener("abort", stop);
+  const sweep = setInterval(() => closeIdle(sessions, idleTimeout), 250);
+  for (;;) {
+    const conn = await accept(listener, log);
+    if (!conn) break;
+    handle(conn);
+    while (sessions.size >= maxConnections && !signal.aborted) {
+      await change.promise;
     }
-  };
-  const accepting = Promise.all(listeners.map(accept));
-  const closeIdle = () => idle(sessions, idleTimeout).forEach((session) => over(session, "timed out"));
-  const sweep = idleTimeout ? setInterval(closeIdle, Math.min(idleTimeout / 4, 1000)) : undefined;
-  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
-  clearInterval(sweep), changed();
-  await delay(50); // who is in line already is served still
-  for (const listener of listeners) listener.close();
-  await Promise.all([accepting, drain(sessions, (session) => over(session, "closed"))]);
+  }
+  clearInterval(sweep);
+  await drain(sessions);
   return total;
 }
 
-/** What {@linkcode talk} is told. Times are milliseconds. */
-export type TalkOptions = {
-  conn: Stream;
+function closeIdle(sessions: Set<Session>, timeout: number): void {
+  const now = performance.now();
+  for (const session of sessions) {
+    if (now - session.moved >= timeout) session.close("timed out");
+  }
+}
+
+/** Closes each connection when what has arrived was sent back, or after 5 s. */
+async function drain(sessions: Set<Session>): Promise<void> {
+  const started = performance.now();
+  while (sessions.size > 0 && performance.now() - started < 5000) {
+    const now = performance.now();
+    for (const session of sessions) {
+      const quiet = now - Math.max(session.moved, started);
+      const isDone = !session.isWriting && quiet >= 100;
+      if (isDone || now - started > 4900) session.close("closed");
+    }
+    await delay(20);
+  }
+}
+
+/** What {@linkcode talk} is told. `timeout` is milliseconds. */
+export interface TalkOptions {
+  conn: Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
-  /** how long to wait for a sign of what is still to come back (0: for ever) */
   timeout: number;
-};
+}
 
 /**
- * The client: sends all of the input, half-closes, and passes on what comes back until the server closes too.
- * Throws a {@linkcode Failure} of 18 when the server closes early, 28 when nothing comes back in time.
+ * The client: sends the input and half-closes, while it passes on what comes
+ * back. Throws a {@linkcode Failure} of 18 if the server closes early, of 28
+ * if it is silent for too long, or of 56.
  */
-export async function talk({ conn, input, output, timeout }: TalkOptions): Promise<void> {
-  let owed = 0, done = false, late = false, busy = false, timer: ReturnType<typeof setTimeout> | undefined;
-  // Only a sign of life from the server renews the patience with it: not what we send, nor that our output is slow.
-  const wait = () => {
-    if (timeout && !busy && (owed || done)) timer ??= setTimeout(() => (late = true, conn.close()), timeout);
-  };
-  const rest = () => (clearTimeout(timer), timer = undefined, busy = true);
-  const sending = async () => {
+export async function talk(
+  { conn, input, output, timeout }: TalkOptions,
+): Promise<void> {
+  let owed = 0; // bytes that have not come back
+  let isSent = false; // all of the input
+  let isLate = false;
+  let since = Infinity; // when the wait for the server began
+
+  async function send(): Promise<void> {
     for await (const bytes of input) {
-      owed += bytes.length, wait();
+      if (owed === 0) since = performance.now();
+      owed += bytes.length;
       await writeAll(conn, bytes);
     }
-    done = true, wait();
+    isSent = true;
     await conn.closeWrite();
-  };
-  const receiving = async () => {
+  }
+
+  async function receive(): Promise<void> {
     const buffer = new Uint8Array(65_536);
-    for (let n; (n = await conn.read(buffer)) !== null; busy = false, wait()) {
-      rest();
-      owed = Math.max(0, owed - n); // a server may also speak unasked
-      await output(buffer.subarray(0, n));
+    for (;;) {
+      const length = await conn.read(buffer);
+      if (length === null) break;
+      since = Infinity; // slow output is not the server's fault
+      owed -= length;
+      await output(buffer.subarray(0, length));
+      since = performance.now();
     }
-    if (owed) {
-      throw new Failure(18, `the server closed the connection with ${counted(owed, "byte")} still to come back`);
-    }
-    if (!done) throw new Failure(18, "the server closed the connection before the input ended");
-  };
+    if (isSent && owed <= 0) return;
+    const left = isSent ? `${counted(owed, "byte")} came` : "the input ended";
+    throw new Failure(18, `the server closed before ${left}`);
+  }
+
+  const watch = setInterval(() => {
+    const isWaiting = owed > 0 || isSent;
+    isLate = isWaiting && performance.now() - since > timeout;
+    if (isLate) conn.close();
+  }, 50);
   try {
-    await Promise.all([receiving(), sending()]);
+    await Promise.all([receive(), send()]);
     conn.close();
   } catch (error) {
-    if (late) throw new Failure(28, `no answer within ${timeout / 1000} s`, error);
-    throw error instanceof Failure ? error : new Failure(56, `the exchange failed: ${reason(error)}`, error);
+    if (isLate) throw new Failure(28, `no answer in ${timeout / 1000} s`);
+    if (error instanceof Failure) throw error;
+    throw new Failure(56, `the exchange failed: ${reason(error)}`, error);
   } finally {
-    rest();
+    clearInterval(watch);
   }
 }
 
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
-export type PingOptions = {
-  conn: Stream;
+export interface PingOptions {
+  conn: Pick<Deno.Conn, "read" | "write" | "close">;
   count: number;
   size: number;
   interval: number;
-  /** how long to wait for each answer (0: for ever) */
   timeout: number;
   signal: AbortSignal;
-  /** what is counted, also where it ends early */
+  /** what is counted, also if it ends early */
   trips: RoundTrips;
-  /** told of each round trip */
-  log: (seq: number, ms: number) => Promise<void> | void;
-};
+  /** is told of each round trip */
+  log: (seq: number, milliseconds: number) => Promise<void>;
+}
 
 /**
- * Measures `count` round trips, one after the other. Throws a {@linkcode Failure} of 18 when the server closes early, 28
- * when an answer does not come in time: what comes later could not be told from the next answer.
+ * Measures round trips, one after the other. Throws a {@linkcode Failure} of 8
+ * if what comes back was changed, 18 if the server closes, 28 if it is late.
  */
-export async function ping({ conn, count, size, interval, timeout, signal, trips, log }: PingOptions): Promise<void> {
-  const letters = new Uint8Array(size + 94).map((_, i) => 33 + i % 94), answer = new Uint8Array(size);
-  const receiving = async () => {
-    for (let got = 0, n; got < size; got += n) {
-      n = await conn.read(answer.subarray(got)) ?? 0;
-      if (n === 0) throw new Failure(18, "the server closed the connection");
-    }
-  };
-  await delay(0); // Deno's first timer takes milliseconds, which are not the network's
+export async function ping(
+  { conn, count, size, interval, timeout, signal, trips, log }: PingOptions,
+): Promise<void> {
+  await delay(0); // the first timer takes milliseconds of its own
   for (let seq = 1; seq <= count; seq++) {
-    const message = letters.subarray(seq % 94, seq % 94 + size); // no two alike: an answer may be to none of them
-    const started = performance.now();
-    let late = false;
-    const timer = timeout ? setTimeout(() => (late = true, conn.close()), timeout) : undefined;
+    // No two messages in a row are alike.
+    const message = new Uint8Array(size).map((_, i) => 33 + (seq + i) % 94);
     trips.sent++;
-    // Both at once: a large message that nobody reads back would fill the buffers, and then stand still.
-    await Promise.all([writeAll(conn, message), receiving()]).catch((error) => {
-      throw late ? new Failure(28, `no answer to seq=${seq} within ${timeout / 1000} s`, error) : error;
-    }).finally(() => clearTimeout(timer));
-    const ms = performance.now() - started;
-    if (answer.some((byte, i) => byte !== message[i])) {
-      throw new Failure(8, `the answer to seq=${seq} is not what was sent`);
-    }
-    trips.add(ms);
-    await log(seq, ms);
-    if (seq < count) await delay(interval - ms, { signal });
+    const milliseconds = await roundTrip(conn, message, timeout);
+    trips.times.push(milliseconds);
+    await log(seq, milliseconds);
+    const rest = Math.max(0, interval - milliseconds);
+    if (seq < count) await delay(rest, undefined, { signal });
   }
   conn.close();
 }
 
-const USAGE = `echo_tcp: an echo server over TCP (RFC 862), and its client
-
-usage: echo_tcp [options]                      serve
-       echo_tcp [options] -c HOST[:PORT]       send stdin, print what comes back
-       echo_tcp [options] -c HOST[:PORT] -n N  measure N round trips
-
-server:
-      --host ADDRESS          listen on this address (::, both families)
-  -p, --port PORT             listen on this port, 0 for a free one (7777)
-      --reuse-port            share the port between processes (--unstable-net)
-      --max-connections N     serve this many at once, others wait (0: no limit)
-      --idle-timeout SECONDS  end connections on which nothing moves (0: never)
-  -q, --quiet                 print the first line only
-
-client:
-  -c, --connect HOST          connect to HOST[:PORT]
-  -w, --timeout SECONDS       wait this long for an answer (5; 0: for ever)
-  -n, --count N               measure N round trips
-      --size BYTES            bytes in each, up to 16777216 (64)
-  -i, --interval SECONDS      time between them (1)
-      --diagram FILE          draw the exchange into a Markdown file (Mermaid)
-
-both:
-  -4, --ipv4                  IPv4 only
-  -6, --ipv6                  IPv6 only
-  -v, --verbose               show what crosses the wire, on stderr
-  -h, --help                  print this text
-  -V, --version               print the version
-
-examples:
-  echo_tcp --port 0                 serve on a free port
-  echo_tcp -c localhost < file      send a file and get it back
-  echo_tcp -c [::1]:7 -n 5 -i 0.2   five round trips, 0.2 s apart
-
-exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found,
-7 cannot connect, 18 closed early, 23 cannot write the output,
-28 timed out (with -n: no answer at all), 56 sending or receiving failed,
-130 interrupted
-`;
-
-type Serving = { host?: string; "max-connections"?: number; "idle-timeout"?: number; "reuse-port": boolean };
-type Asking = { connect?: string; timeout?: number; count?: number; size?: number; interval?: number };
-type Flags = Serving & Asking & { port?: number; quiet: boolean };
-
-async function server(given: Given<Flags>): Promise<void> {
-  const { port = PORT, family, quiet, "reuse-port": reusePort } = given, log = quiet ? () => {} : record;
-  const limits = { maxConnections: given["max-connections"], idleTimeout: given["idle-timeout"] };
-  refuse(given, ["timeout", "count", "size", "interval", "diagram"], "is for the client: it needs --connect");
-  if (reusePort) needsUnstableNet("--reuse-port");
-  const hostname = await listenAddress(given);
-  const backlog = { tcpBacklog: 4096 }; // how many may wait to be accepted; Deno's types do not know of it yet
-  const listeners = listen((at) => Deno.listen({ ...at, reusePort, ...backlog }), { hostname, port, family });
-  await announce("tcp", listeners[0].addr, given);
-  const { connections, bytes } = await serve({ ...given, ...limits, listeners, log });
-  log(`served ${counted(connections, "connection")}, ${counted(bytes, "byte")}`);
+/** Sends a message, and returns how long it took to come back. */
+async function roundTrip(
+  conn: Pick<Deno.Conn, "read" | "write" | "close">,
+  message: Uint8Array,
+  timeout: number,
+): Promise<number> {
+  const answer = new Uint8Array(message.length);
+  const receive = async () => {
+    let received = 0;
+    while (received < answer.length) {
+      const length = await conn.read(answer.subarray(received));
+      if (length === null) throw new Failure(18, "the server closed");
+      received += length;
+    }
+  };
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    conn.close();
+  }, Math.min(timeout, 1e9));
+  const started = performance.now();
+  try {
+    // At once: a large message does not fit into the buffers on the way.
+    await Promise.all([writeAll(conn, message), receive()]);
+  } catch (error) {
+    if (isLate) throw new Failure(28, `no answer in ${timeout / 1000} s`);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+  const milliseconds = performance.now() - started;
+  if (answer.every((byte, i) => byte === message[i])) return milliseconds;
+  throw new Failure(8, "the answer is not what was sent");
 }
 
-async function client(given: Given<Flags>): Promise<void> {
-  const { timeout = 5000, count, size = 64, interval = 1000, signal, trace } = given;
-  refuse(given, ["host", "reuse-port", "max-connections", "idle-timeout", "quiet"], "is for the server, not --connect");
-  if (count === undefined) refuse(given, ["size", "interval"], "is for round trips: it needs --count");
-  if (count === 0) throw new Failure(2, "--count must be at least 1");
-  if (size < 1 || size > LARGEST) throw new Failure(2, `--size must be from 1 to ${LARGEST}, not ${size}`);
-  using socket = await connect({ ...given, ...serverAddress(given.connect!, [given.port], PORT), timeout });
-  const conn = trace?.stream(socket) ?? socket, peer = formatAddress(socket.remoteAddr), trips = new RoundTrips();
-  if (!count) return await unless(signal, talk({ conn, input: Deno.stdin.readable, output, timeout }));
-  const log = (seq: number, ms: number) => output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);
-  const error = await ping({ conn, count, size, interval, timeout, signal, trips, log }).catch((error) => error);
-  await output(`${trips}\n`);
-  signal.throwIfAborted();
-  if (!trips.received) throw new Failure(28, `no answer from ${peer}: ${reason(error)}`, error);
-  if (error) say(`echo_tcp: ${reason(error)}`, console.error);
+const USAGE = `echo_tcp: an echo server over TCP (RFC 862), and its client
+
+usage: echo_tcp [options]              be the server
+       echo_tcp [options] HOST [PORT]  send stdin, print what comes back
+
+  -p, --port PORT             server: listen on this port (7777; 0: a free one)
+      --host ADDRESS          listen on this address (::, IPv6 and IPv4)
+      --max-connections N     serve so many at once; others wait (0: no limit)
+      --idle-timeout SECONDS  close connections where nothing moves (0: never)
+      --reuse-port            share the port between processes
+  -q, --quiet                 print the first line only
+  -c, --count N               client: measure N round trips
+  -s, --size BYTES            bytes in each (64)
+  -i, --interval SECONDS      time between them (1)
+      --json                  print their summary as one JSON object
+  -w, --timeout SECONDS       wait so long for an answer (5; 0: for ever)
+      --diagram FILE          draw the exchange into a Markdown file
+  -4, -6                      use IPv4 or IPv6 only
+  -v, --verbose               show what crosses the wire (-vv: every byte)
+  -h, --help, -V, --version   print this text, or the version
+
+examples: echo_tcp --port 0                serve on a free port
+          echo_tcp localhost < file        send a file and get it back
+          echo_tcp -c 5 -i 0.2 [::1]:7777  five round trips, 0.2 s apart
+`;
+
+const SERVER = ["host", "port", "max-connections", "idle-timeout"] as const;
+const CLIENT = ["count", "size", "interval", "timeout", "diagram"] as const;
+
+function parse(args: string[]) {
+  return parseArgs(args, {
+    string: ["_", ...SERVER, ...CLIENT],
+    boolean: [
+      ...["help", "version", "verbose", "quiet"] as const,
+      ...["reuse-port", "json", "ipv4", "ipv6"] as const,
+    ],
+    collect: ["verbose"],
+    alias: {
+      ...{ c: "count", i: "interval", p: "port", s: "size", w: "timeout" },
+      ...{ h: "help", q: "quiet", v: "verbose", V: "version" },
+      ...{ 4: "ipv4", 6: "ipv6" },
+    },
+    unknown: refuseUnknown,
+  });
+}
+
+type Options = ReturnType<typeof parse>;
+
+async function server(options: Options, signal: AbortSignal, trace?: Trace) {
+  const others = [...CLIENT, "json", "ipv4", "ipv6"];
+  refuse(options, others, "is for the client: it needs a HOST");
+  const { quiet, host, "reuse-port": reusePort } = options;
+  const port = parsePort(options.port ?? `${PORT}`);
+  const most = parseNumber(options, "max-connections", { usual: 0, max: 1e6 });
+  const idle = parseSeconds(options, "idle-timeout", 0);
+  if (reusePort) needsUnstableNet("--reuse-port");
+  // The backlog is how many may wait to be accepted.
+  const more = { reusePort, tcpBacklog: 4096 };
+  const listener = listen((at) => Deno.listen({ ...at, ...more }), port, host);
+  await announce(listener.addr, quiet);
+  const total = await serve({
+    listener,
+    signal,
+    trace,
+    maxConnections: most || Infinity,
+    idleTimeout: idle || Infinity,
+    log: quiet ? undefined : limited(log),
+  });
+  if (quiet) return;
+  const connections = counted(total.connections, "connection");
+  log(`served ${connections}, ${counted(total.bytes, "byte")}`);
+}
+
+async function client(options: Options, signal: AbortSignal, trace?: Trace) {
+  const others = [...SERVER, "quiet", "reuse-port"];
+  refuse(options, others, "is for the server, which takes no HOST");
+  const target = parseTarget(options, PORT);
+  const timeout = parseSeconds(options, "timeout", 5) || Infinity;
+  const count = parseNumber(options, "count", { usual: 0, min: 1, max: 1e6 });
+  const size = parseNumber(options, "size", { usual: 64, min: 1, max: LARGEST });
+  const interval = parseSeconds(options, "interval", 1);
+  const limit = timeLimit(timeout, signal);
+  using socket = await connect({ ...target, signal: limit, trace });
+  signal.addEventListener("abort", () => socket[Symbol.dispose]());
+  const conn = trace ? trace.stream(socket) : socket;
+  if (count === 0) {
+    const input = Deno.stdin.readable;
+    const talking = talk({ conn, input, output, timeout });
+    await Promise.race([talking, aborted(signal)]);
+    return;
+  }
+  const trips = new RoundTrips();
+  const peer = formatAddress(socket.remoteAddr);
+  const show = async (seq: number, milliseconds: number) => {
+    const line = `seq=${seq} time=${milliseconds.toFixed(2)} ms`;
+    trace?.event(line);
+    if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
+  };
+  if (trace) trace.quotes = false;
+  const rest = { interval, timeout, signal, trips, log: show };
+  try {
+    await ping({ conn, count, size, ...rest });
+  } finally {
+    await output(options.json ? `${JSON.stringify(trips)}\n` : `${trips}`);
+  }
 }
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const command = { name: "echo_tcp", usage: USAGE, words: 0 };
-  return run<Flags>(command, args, (given) => given.connect ? client(given) : server(given));
+  const script = { name: "echo_tcp", usage: USAGE };
+  return run(script, () => parse(args), async (options, signal, trace) => {
+    const isClient = options._.length > 0;
+    await (isClient ? client : server)(options, signal, trace);
+  });
 }
 
-// Not by way of exitCode: a read of the terminal that still waits would hold the process.
+// Not by exitCode: a read of the terminal that waits would hold the process.
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -1,25 +1,38 @@
 /** What parseArgs is told about a command line. */
-export interface ParseOptions {
-  /** other names of an option */
-  alias?: Record<string, string | readonly string[]>;
+export interface ParseOptions<
+  Switch extends string,
+  Text extends string,
+  Many extends string,
+> {
   /** options that take no value */
-  boolean?: boolean | string | readonly string[];
-  /** options whose value stays text */
-  string?: string | readonly string[];
+  boolean?: readonly Switch[];
+  /** options whose value stays text; `_` keeps words text */
+  string?: readonly Text[];
   /** options that may be repeated; their values become an array */
-  collect?: string | readonly string[];
-  /** switches that `--no-NAME` turns off */
-  negatable?: string | readonly string[];
-  default?: Record<string, unknown>;
-  /** whether what follows `--` goes into a field of that name */
-  "--"?: boolean;
-  /** whether everything from the first word on is a word */
-  stopEarly?: boolean;
-  /** called for what no other setting names; `false` leaves it out */
+  collect?: readonly Many[];
+  /** other names of an option */
+  alias?: Record<string, string>;
+  /** called for what no other setting names */
   unknown?: (arg: string, key?: string, value?: unknown) => unknown;
 }
 
 /** Options by name, and the words that belong to none under `_`. */
-export type Args = { [name: string]: unknown; _: (string | number)[] };
+export type Args<
+  Switch extends string,
+  Text extends string,
+  Many extends string,
+> =
+  & { [Name in Exclude<Switch, Many>]: boolean }
+  & { [Name in Switch & Many]: boolean[] }
+  & { [Name in Exclude<Text, Many | "_">]?: string }
+  & { [Name in Text & Many]: string[] }
+  & { _: (string | number)[] };
 
-export function parseArgs(args: string[], options?: ParseOptions): Args;
+export function parseArgs<
+  const Switch extends string = never,
+  const Text extends string = never,
+  const Many extends string = never,
+>(
+  args: string[],
+  options?: ParseOptions<Switch, Text, Many>,
+): Args<Switch, Text, Many>;

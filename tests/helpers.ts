@@ -17,9 +17,22 @@ export function test(name: string, fn: Body): void;
 export function test(name: string, options: Options, fn: Body): void;
 export function test(definition: Deno.TestDefinition): void;
 export function test(first: string | Deno.TestDefinition, second?: Options | Body, third?: Body): void {
-  if (typeof first !== "string") return Deno.test({ timeout: TIMEOUT, ...first });
-  if (typeof second === "function") return Deno.test(first, { timeout: TIMEOUT }, second);
-  Deno.test(first, { timeout: TIMEOUT, ...second }, third!);
+  if (typeof first !== "string") return Deno.test({ timeout: TIMEOUT, ...first, fn: telling(first.fn) });
+  if (typeof second === "function") return Deno.test(first, { timeout: TIMEOUT }, telling(second));
+  Deno.test(first, { timeout: TIMEOUT, ...second }, telling(third!));
+}
+
+/** A test that throws what went wrong first: of an error while cleaning up after another, Deno shows neither. */
+function telling(fn: Body): Body {
+  return async (context) => {
+    try {
+      await fn(context);
+    } catch (error) {
+      let first = error;
+      while (first instanceof SuppressedError) first = first.suppressed;
+      throw first;
+    }
+  };
 }
 
 /** How long to wait, and what to show of what has happened until then. */
@@ -28,6 +41,8 @@ export interface Patience {
   seen?: () => unknown;
 }
 
+const LATE = Symbol("late");
+
 function waitedInVain(expected: string, { seconds = PATIENCE, seen }: Patience): Error {
   const shown = seen ? `; seen: ${Deno.inspect(seen(), { strAbbreviateSize: 2000 })}` : "";
   return new Error(`waited ${seconds} s in vain for ${expected}${shown}`);
@@ -35,10 +50,11 @@ function waitedInVain(expected: string, { seconds = PATIENCE, seen }: Patience):
 
 /** Waits for a promise, for 10 s at most; then throws with what was expected, and what has been seen instead. */
 export async function soon<T>(promise: Promise<T>, expected: string, patience: Patience = {}): Promise<T> {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const giveUp = () => reject(waitedInVain(expected, patience));
-  const timer = setTimeout(giveUp, 1000 * (patience.seconds ?? PATIENCE));
-  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+  const { promise: late, resolve } = Promise.withResolvers<typeof LATE>();
+  const timer = setTimeout(resolve, 1000 * (patience.seconds ?? PATIENCE), LATE);
+  const first = await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+  if (first === LATE) throw waitedInVain(expected, patience); // here, where the stack leads to the test
+  return first;
 }
 
 /** Does something again and again until a condition holds, for 10 s at most. */

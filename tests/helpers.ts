@@ -22,7 +22,10 @@ export function test(first: string | Deno.TestDefinition, second?: Options | Bod
   Deno.test(first, { timeout: TIMEOUT, ...second }, telling(third!));
 }
 
-/** A test that throws what went wrong first: of an error while cleaning up after another, Deno shows neither. */
+/**
+ * A test that throws what went wrong first. When cleaning up after an error fails
+ * too, Deno shows neither of the two.
+ */
 function telling(fn: Body): Body {
   return async (context) => {
     try {
@@ -48,7 +51,10 @@ function waitedInVain(expected: string, { seconds = PATIENCE, seen }: Patience):
   return new Error(`waited ${seconds} s in vain for ${expected}${shown}`);
 }
 
-/** Waits for a promise, for 10 s at most; then throws with what was expected, and what has been seen instead. */
+/**
+ * Waits for a promise, for 10 s at most; then throws with what was expected, and
+ * what has been seen instead.
+ */
 export async function soon<T>(promise: Promise<T>, expected: string, patience: Patience = {}): Promise<T> {
   const { promise: late, resolve } = Promise.withResolvers<typeof LATE>();
   const timer = setTimeout(resolve, 1000 * (patience.seconds ?? PATIENCE), LATE);
@@ -89,7 +95,10 @@ function end(child: Deno.ChildProcess): void {
   } catch { /* it has ended */ }
 }
 
-/** A process under way; its output is collected, and can be waited for. `await using` kills it in the end. */
+/**
+ * A process under way; its output is collected, and can be waited for.
+ * `await using` kills it in the end.
+ */
 export class Running implements AsyncDisposable {
   stdout = "";
   stderr = "";
@@ -146,7 +155,10 @@ export class Running implements AsyncDisposable {
     writer.releaseLock();
   }
 
-  /** Waits, for 10 s at most, until the output matches, and returns the match; throws when the process ends without. */
+  /**
+   * Waits, for 10 s at most, until the output matches, and returns the match.
+   * Throws when the process ends without.
+   */
   async until(pattern: RegExp, from: "stdout" | "stderr" = "stdout"): Promise<RegExpMatchArray> {
     return await soon(this.#match(pattern, from), `${pattern} on ${from}`, { seen: () => this.#seen() });
   }

@@ -18,7 +18,8 @@ function chosen(family: "IPv4" | "IPv6", interfaces: [address: string, mac: stri
   }
 }
 
-const NONE = "00:00:00:00:00:00", MAC = "02:00:00:00:00:01";
+const NONE = "00:00:00:00:00:00";
+const MAC = "02:00:00:00:00:01";
 
 test("getNetworkAddress passes over loopback, and over interfaces that have no MAC", () => {
   assertEquals(chosen("IPv4", [["127.0.0.1", NONE], ["192.0.2.1", NONE], ["127.0.0.2", MAC]]), undefined);

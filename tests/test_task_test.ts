@@ -5,7 +5,7 @@ import { repeat, Running, soon, test } from "./helpers.ts";
 
 const ignore = Deno.build.os === "windows";
 
-/** A program that never ends, and has a child that does not either, whose number it writes into a file. */
+/** Never ends, nor does its child, whose process number it writes into a file. */
 const HANGS = `
   const args = ["eval", "setInterval(() => {}, 1000)"];
   const child = new Deno.Command(Deno.execPath(), { args }).spawn();
@@ -13,9 +13,11 @@ const HANGS = `
   for (;;);`;
 
 test("the test task ends what hangs, with all that it started, and goes no further", { ignore }, async () => {
-  const file = await Deno.makeTempFile(), stop = new AbortController();
+  const file = await Deno.makeTempFile();
+  const stop = new AbortController();
   const running = run([["eval", "0"], ["eval", HANGS, file], ["eval", "Deno.exit(9)"]], stop.signal);
-  let pid = "", ended = false;
+  let pid = "";
+  let ended = false;
   const read = async () => pid = await Deno.readTextFile(file);
   await repeat(read, () => pid.endsWith("\n"), "a number in the file", { seen: () => pid });
   stop.abort();

@@ -1,6 +1,6 @@
 /**
- * Everything that the tests want, within ten minutes: the form and the types of the code, then the tests themselves.
- * Whatever hangs is ended, with the processes that it started.
+ * Checks the form and the types of the code, then runs the tests. After ten
+ * minutes, whatever hangs is ended, with the processes that it started.
  *
  * @module
  */
@@ -19,11 +19,14 @@ function end(pid: number): void {
   } catch { /* all of them have ended */ }
 }
 
-/** Runs Deno with each of these command lines, until one fails. Returns its exit status, or 1 when the signal aborts. */
+/**
+ * Runs Deno with each of these command lines, until one fails. Returns its exit
+ * status, or 1 when the signal aborts.
+ */
 export async function run(commands: string[][], signal: AbortSignal): Promise<number> {
   for (const args of commands) {
     if (signal.aborted) return 1;
-    // A process group of its own; Windows needs none, and its Ctrl-C reaches only the processes of this console.
+    // On Windows a detached process would have no console.
     const child = new Deno.Command(Deno.execPath(), { args, stdin: "null", detached: !WINDOWS }).spawn();
     const abort = () => end(child.pid);
     signal.addEventListener("abort", abort);

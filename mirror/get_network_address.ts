@@ -1,7 +1,10 @@
 // jsr:@std/net/get-network-address, which npm does not have.
 
-/** The first address of this machine that is neither loopback nor link-local, where there is one. */
+/** The first address by which other machines may know this one, by the conditions of the official function. */
 export function getNetworkAddress(family: Deno.NetworkInterfaceInfo["family"] = "IPv4"): string | undefined {
-  const own = /^(127\.|169\.254\.|::1$|fe80:)/i;
-  return Deno.networkInterfaces().find((each) => each.family === family && !own.test(each.address))?.address;
+  return Deno.networkInterfaces().find((each) => {
+    if (each.family !== family || each.mac === "00:00:00:00:00:00") return false;
+    if (family === "IPv4") return !each.address.startsWith("127");
+    return each.scopeid === 0 && each.address !== "::1" && each.address !== "fe80::1";
+  })?.address;
 }

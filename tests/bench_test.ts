@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertGreater, assertMatch } from "jsr:@std/assert@^1";
 import type { Result } from "../tools/bench.ts";
-import { missing, ROOT, Running } from "./helpers.ts";
+import { missing, ROOT, Running, test } from "./helpers.ts";
 
 const script = (name: string) => new URL(`tools/${name}`, ROOT).pathname;
 
@@ -23,13 +23,13 @@ function marked(mark: string): string[] {
   return found;
 }
 
-Deno.test({
+test({
   name: "bench measures every server under every load, and leaves no process behind",
   ignore: Deno.build.os !== "linux" || missing("node") || missing("python3") || missing("cc"),
   async fn() {
     const mark = crypto.randomUUID();
     await using running = bench(mark, ["--seconds", "0.03", "--rounds", "3", "--json"]);
-    const { code, stdout, stderr } = await running.finish();
+    const { code, stdout, stderr } = await running.finish(50);
     assertEquals([code, stderr], [0, ""]);
     assertEquals(marked(mark), []);
     const { machine, loader, results } = JSON.parse(stdout);
@@ -54,12 +54,12 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "bench leaves out what is not installed, says so, and makes the load without a C compiler",
   ignore: Deno.build.os === "windows",
   async fn() {
     await using running = bench("", ["--seconds", "0.02", "--rounds", "1"], { PATH: "/nowhere" });
-    const { code, stdout, stderr } = await running.finish();
+    const { code, stdout, stderr } = await running.finish(50);
     assertEquals([code, stderr], [0, ""]);
     assertMatch(stdout, /^Node net is left out: node is not installed$/m);
     assertMatch(stdout, /^Python \(lab sheet\) is left out: python3 is not installed$/m);
@@ -74,7 +74,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "bench that is interrupted stops the servers under test, and takes away what it compiled",
   ignore: Deno.build.os !== "linux",
   async fn() {
@@ -83,14 +83,14 @@ Deno.test({
     await running.until(/^\| -+ \|/m); // the servers are up, the first load is on
     const folders = marked(mark).flatMap((command) => command.match(/\/tmp\/bench-\w+/)?.[0] ?? []);
     running.kill("SIGINT");
-    const { code, stderr } = await running.finish();
+    const { code, stderr } = await running.finish(50);
     assertEquals([code, stderr], [130, ""]);
     assertEquals(marked(mark), []);
     for (const folder of folders) assertEquals(await Deno.stat(folder).catch(() => undefined), undefined);
   },
 });
 
-Deno.test("bench says what is wrong with its command line", async () => {
+test("bench says what is wrong with its command line", async () => {
   for (
     const [args, complaint] of [
       [["--seconds", "0"], "bench: --seconds must be at least 0.01\n"],
@@ -98,7 +98,7 @@ Deno.test("bench says what is wrong with its command line", async () => {
     ] as const
   ) {
     await using running = bench("", [...args]);
-    const { code, stdout, stderr } = await running.finish();
+    const { code, stdout, stderr } = await running.finish(50);
     assertEquals([code, stdout, stderr], [2, "", complaint]);
   }
 });

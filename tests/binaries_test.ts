@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "jsr:@std/assert@^1";
 import { SCRIPTS } from "../tools/compile.ts";
 import { VERSION } from "../utils.ts";
-import { type Finished, ROOT, Running } from "./helpers.ts";
+import { type Finished, ROOT, Running, test } from "./helpers.ts";
 
 const WINDOWS = Deno.build.os === "windows", EXE = WINDOWS ? ".exe" : "";
 const DENORT = Deno.env.get("DENORT_BIN");
@@ -45,7 +45,7 @@ let making: Promise<Finished> | undefined;
 /** Makes the programs, once; each test may be the first. */
 function made(): Promise<Finished> {
   const args = ["run", "--no-prompt", "--allow-read", "--allow-write", "--allow-run", "tools/compile.ts"];
-  return making ??= new Running(DENO, [...args, "--output", programs], { cwd: ROOT }).finish();
+  return making ??= new Running(DENO, [...args, "--output", programs], { cwd: ROOT }).finish(50);
 }
 
 async function start(name: string, ...args: string[]): Promise<Running> {
@@ -73,7 +73,7 @@ async function end(server: Running): Promise<void> {
   if (!WINDOWS) assertEquals({ code, stderr }, { code: 0, stderr: "" });
 }
 
-Deno.test({
+test({
   name: "deno task compile makes a program of each script, and says where it is",
   ignore,
   fn: async () => {
@@ -89,7 +89,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "a program holds Deno's runtime, and little more",
   ignore: ignore || !DENORT,
   fn: async () => {
@@ -100,7 +100,7 @@ Deno.test({
   },
 });
 
-Deno.test("a program is allowed what its script's first line allows, and to write the files that its user names", async () => {
+test("a program is allowed what its script's first line allows, and to write the files that its user names", async () => {
   for (const [name, options] of Object.entries(SCRIPTS)) {
     const [first] = (await Deno.readTextFile(new URL(`${name}.ts`, ROOT))).split("\n");
     const needed = new Set([...first.split(" ").filter((word) => word.startsWith("--")), "--allow-write"]);
@@ -110,7 +110,7 @@ Deno.test("a program is allowed what its script's first line allows, and to writ
   }
 });
 
-Deno.test("deno task compile refuses a platform that Deno does not know, and makes nothing", async () => {
+test("deno task compile refuses a platform that Deno does not know, and makes nothing", async () => {
   const args = ["run", "-A", "tools/compile.ts", "--target", "pdp-11", "--output", `${elsewhere}/pdp-11`];
   const { code, stderr } = await new Running(Deno.execPath(), args, { cwd: ROOT }).finish();
   assertEquals(code, 2);
@@ -118,7 +118,7 @@ Deno.test("deno task compile refuses a platform that Deno does not know, and mak
   assert(![...Deno.readDirSync(elsewhere)].some(({ name }) => name === "pdp-11"));
 });
 
-Deno.test({
+test({
   name: "the programs tell their version and their usage from any folder, without any environment",
   ignore,
   fn: async () => {
@@ -139,7 +139,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "echo_tcp, compiled, gives back what its own client sends, shows it and draws it",
   ignore,
   fn: async () => {
@@ -153,7 +153,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "echo_tcp, compiled, can share its port with another",
   ignore: ignore || WINDOWS,
   fn: async () => {
@@ -166,7 +166,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "echo_udp, compiled, gives back what its own client sends, shows it and draws it",
   ignore,
   fn: async () => {
@@ -180,7 +180,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "daytime, compiled, tells its own client the time over TCP and over UDP",
   ignore,
   fn: async () => {
@@ -195,7 +195,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "http_get, compiled, brings a page to standard output and into a file, shows it and draws it",
   ignore,
   fn: async () => {
@@ -210,7 +210,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "http_get, compiled, reads the authorities of --cacert",
   ignore,
   fn: async () => {

@@ -1,6 +1,6 @@
 // What holds for every script, a table and a test a sentence.
 import { assert, assertEquals, assertMatch, assertNotMatch, assertStringIncludes } from "jsr:@std/assert@^1";
-import { missing, ROOT, run, Running, start } from "./helpers.ts";
+import { missing, ROOT, run, Running, start, test } from "./helpers.ts";
 
 const WINDOWS = Deno.build.os === "windows";
 const bytes = (text: string) => Uint8Array.from(text, (c) => c.charCodeAt(0));
@@ -105,19 +105,10 @@ const STREAMS = SCRIPTS.filter(({ transport }) => transport === "tcp");
 type Test = (script: Script) => Promise<void>;
 
 /** A test a script. */
-function each(scripts: Script[], sentence: string, test: Test, options: Partial<Deno.TestDefinition> = {}) {
+function each(scripts: Script[], sentence: string, body: Test, options: Partial<Deno.TestDefinition> = {}) {
   for (const script of scripts) {
-    Deno.test({ name: `${script.name} ${sentence}`, fn: () => soon(test(script)), ...options });
+    test({ name: `${script.name} ${sentence}`, fn: () => body(script), ...options });
   }
-}
-
-/** Fails, instead of hanging, when what is waited for does not come. */
-async function soon<T>(promise: Promise<T>): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error("what is waited for does not come within 15 s")), 15_000);
-  });
-  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 /** Runs a command line in this process: its status, and what it prints. */

@@ -3,7 +3,7 @@
  * into a file; and the least rights that it runs with.
  */
 import { assert, assertEquals, assertLessOrEqual, assertMatch } from "jsr:@std/assert@^1";
-import { type Finished, ROOT, Running } from "./helpers.ts";
+import { type Finished, ROOT, Running, test } from "./helpers.ts";
 
 const DENO = Deno.execPath(), WINDOWS = Deno.build.os === "windows";
 const NAMES = ["daytime", "http_get", "echo_tcp", "echo_udp"];
@@ -99,7 +99,7 @@ function site(): Deno.HttpServer<Deno.NetAddr> {
   });
 }
 
-Deno.test("a copied script needs utils.ts, and nothing else where JSR is reached", async () => {
+test("a copied script needs utils.ts, and nothing else where JSR is reached", async () => {
   await using jsr = await registry();
   const env = { ...await freshCache(), JSR_URL: `http://127.0.0.1:${jsr.addr.port}/` };
   await Promise.all(NAMES.map(async (name) => {
@@ -112,7 +112,7 @@ Deno.test("a copied script needs utils.ts, and nothing else where JSR is reached
   }));
 });
 
-Deno.test("a copied script needs deno.json and mirror/ too, where npm is reached but JSR is not", async () => {
+test("a copied script needs deno.json and mirror/ too, where npm is reached but JSR is not", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const cwd = await copy(name);
     await Deno.copyFile(new URL("deno.json", ROOT), `${cwd}/deno.json`);
@@ -124,14 +124,14 @@ Deno.test("a copied script needs deno.json and mirror/ too, where npm is reached
   }));
 });
 
-Deno.test("a copied script runs with the import map given by flag, and no configuration", async () => {
+test("a copied script runs with the import map given by flag, and no configuration", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const cwd = await copy(name), flags = ["-A", "--no-config", "--import-map", MAP, ...unstable(name)];
     await works(name, (...args) => new Running(DENO, ["run", ...flags, `${name}.ts`, ...args], { cwd }));
   }));
 });
 
-Deno.test("a copied script says in one line which flag it needs for UDP, or to share a port", async () => {
+test("a copied script says in one line which flag it needs for UDP, or to share a port", async () => {
   const cases = [["echo_tcp", "--reuse-port"], ["echo_udp"], ["echo_udp", "-c", "127.0.0.1"], ["daytime", "-s"], [
     "daytime",
     "-u",
@@ -147,7 +147,7 @@ Deno.test("a copied script says in one line which flag it needs for UDP, or to s
   }));
 });
 
-Deno.test("each script runs from a URL", async () => {
+test("each script runs from a URL", async () => {
   await using server = site();
   await using jsr = await registry();
   const env = { ...await freshCache(), NO_COLOR: "1" }, from = `http://127.0.0.1:${server.addr.port}`;
@@ -166,7 +166,7 @@ Deno.test("each script runs from a URL", async () => {
   }));
 });
 
-Deno.test("the line in each script's header installs it as a command", async () => {
+test("the line in each script's header installs it as a command", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const [, line] = (await read(`${name}.ts`)).match(/^ \* Install: deno (install -g .*)$/m)!;
     const words = line.split(" "), root = await folder();
@@ -190,7 +190,7 @@ Deno.test("the line in each script's header installs it as a command", async () 
 // Older versions of Deno know no permission sets; deno.json with one must not disturb them.
 const SETS = !/^2\.[0-4]\./.test(Deno.version.deno);
 
-Deno.test(`deno.json ${SETS ? "grants each script what it needs by `deno run -P`" : "is understood"}`, async () => {
+test(`deno.json ${SETS ? "grants each script what it needs by `deno run -P`" : "is understood"}`, async () => {
   await Promise.all(NAMES.map(async (name) => {
     const flags = SETS ? ["-P", "--no-prompt"] : ["-A"];
     await works(name, (...args) => new Running(DENO, ["run", ...flags, `${name}.ts`, ...args], { cwd: ROOT }));
@@ -200,7 +200,7 @@ Deno.test(`deno.json ${SETS ? "grants each script what it needs by `deno run -P`
 });
 
 if (SETS) {
-  Deno.test("deno run -P lets no script touch a file, and -P=files lets it write the one that it is told", async () => {
+  test("deno run -P lets no script touch a file, and -P=files lets it write the one that it is told", async () => {
     await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () => new Response("a page\n"));
     const get = (set: string, file: string) => {
       const args = [
@@ -308,7 +308,7 @@ async function lesson(script: string, name: string): Promise<string> {
   return found[0];
 }
 
-Deno.test("a protocol function, pasted into a file of one's own, is a program with ten more lines", async () => {
+test("a protocol function, pasted into a file of one's own, is a program with ten more lines", async () => {
   const into = await folder(), files: string[] = [];
   for (const { script, name, program } of LESSONS) {
     const lines = program.trim().split("\n"), text = await lesson(script, name);
@@ -325,7 +325,7 @@ Deno.test("a protocol function, pasted into a file of one's own, is a program wi
   }));
 });
 
-Deno.test("a protocol function is a lesson of at most twenty lines", async () => {
+test("a protocol function is a lesson of at most twenty lines", async () => {
   for (const { script, name } of LESSONS) {
     const code = (await lesson(script, name)).replace(/^\/\*\*[^]*?\*\/\n/, "");
     assertLessOrEqual(code.trim().split("\n").length, 20, `${name} in ${script}.ts`);

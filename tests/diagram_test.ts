@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
 import { delay } from "jsr:@std/async@^1/delay";
 import { printable, quote, Trace } from "../utils.ts";
-import { missing, run, serve } from "./helpers.ts";
+import { missing, run, serve, soon, test } from "./helpers.ts";
 import { RawServer } from "./http_servers.ts";
 
 const MERMAID = "12.3.0";
@@ -90,10 +90,10 @@ class Browser implements AsyncDisposable {
   async draw(markdown: string): Promise<Picture> {
     const [, text] = markdown.match(/^```mermaid\n([^]*?)^```$/m)!;
     const ended = this.#child.status.then(({ code }) => Promise.reject(new Error(`the browser ended with ${code}`)));
-    const give = await Promise.race([this.#next.promise, ended]);
+    const give = await soon(Promise.race([this.#next.promise, ended]), "the browser", { seconds: 30 });
     this.#next = Promise.withResolvers(), this.#drawn = Promise.withResolvers();
     give(text);
-    return await Promise.race([this.#drawn.promise, ended]);
+    return await soon(Promise.race([this.#drawn.promise, ended]), "a picture", { seconds: 30 });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -112,7 +112,7 @@ class Browser implements AsyncDisposable {
 /** The arrows from one side: what the two sides do at the same time has no order. */
 const from = (side: string, { arrows }: Picture) => arrows.filter((each) => each.startsWith(side));
 
-Deno.test({
+test({
   name: "Mermaid draws what --diagram writes",
   ignore: ["chromium", "openssl"].map(missing).some(Boolean),
   async fn(test) {

@@ -9,7 +9,7 @@
  * its own, so that the ports that people use are free, and ends with all that it started.
  */
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
-import { missing, ROOT, Running } from "./helpers.ts";
+import { missing, network, ROOT, Running, test } from "./helpers.ts";
 
 const DOCS = [...Deno.readDirSync(new URL("docs/", ROOT))].map(({ name }) => `docs/${name}`);
 const PAGES = ["README.md", ...DOCS.filter((path) => path.endsWith(".md"))];
@@ -48,6 +48,8 @@ const named = (command: string) => /^(?:npx \S+ deno@\S+|deno) task (\w+)/.exec(
 const VOLATILE: [RegExp, string][] = [
   [/\r/g, ""],
   [/\w+day, \w+ \d+, \d{4} \d\d:\d\d:\d\d-UTC/g, "DATE"],
+  [/\d+ bytes (?="DATE)/g, "SOME bytes "],
+  [/^(tcp|udp) (\S+) \d+ bytes in /gm, "$1 $2 SOME bytes in "], // the daytime server's log
   [/^\d+\.\d{4}(?= [*<>])/gm, "TIME"],
   [/\d+(\.\d+)?(?= m?s\b)/g, "TIME"],
   [/= (TIME|[\d.]+\/)+(?=.* ms)/g, "= TIMES"],
@@ -78,22 +80,18 @@ function assertPrints(printed: string, shown: string[], at: string): void {
 /** A command that stays in its terminal. */
 type Terminal = { running: Running; read: number };
 
-/** Ends a command that does not get on, so that the test fails, and shows what was printed until then. */
-async function patiently<T>(running: Running, work: Promise<T>): Promise<T> {
-  const timer = setTimeout(() => running.kill("SIGKILL"), 20_000);
-  return await work.finally(() => clearTimeout(timer));
-}
-
 /** Waits for the lines that it prints next. */
 async function reads(terminal: Terminal, shown: string[], at: string): Promise<void> {
   const { running, read } = terminal;
   terminal.read += shown.length;
-  await patiently(running, running.until(new RegExp(`^([^\n]*\n){${terminal.read}}`)));
+  await running.until(new RegExp(`^([^\n]*\n){${terminal.read}}`)).catch((error) => {
+    throw new Error(`${at}: ${error.message}`);
+  });
   assertPrints(running.stdout.split("\n").slice(read, terminal.read).join("\n"), shown, at);
 }
 
 const ENTER = ["-U", "--preserve-credentials", "-n"];
-const NETWORK = "ip link set lo up && ip addr add 192.168.1.20/24 dev lo && echo ready && exec cat";
+const NETWORK = network("192.168.1.20/24");
 
 /** A copy of the project in which the commands of a page run. */
 class Workshop {
@@ -120,7 +118,7 @@ class Workshop {
 
   async #run(command: string): Promise<Running> {
     if (!this.#network) {
-      this.#network = new Running("unshare", ["-rn", "sh", "-c", NETWORK]);
+      this.#network = new Running("unshare", ["-rn", "sh", "-c", `${NETWORK} && echo ready && exec cat`]);
       await this.#network.until(/ready/);
     }
     const args = ["-t", `${this.#network.pid}`, ...ENTER, "bash", "-c", `exec 2>&1\n${command}`];
@@ -154,7 +152,7 @@ class Workshop {
     const mark = "----- end of command";
     const lines = all.map(({ command }) => `${command}\nstatus=$?; echo; echo "${mark}"; (exit $status)`);
     await using running = await this.#run(`${lines.join("\n")}\ntrue`);
-    const { stdout } = await patiently(running, running.finish());
+    const { stdout } = await running.finish(30);
     const printed = stdout.split(`\n${mark}\n`);
     all.forEach(({ command, output }, i) => assertPrints(printed[i] ?? "", output, `${at}: ${command}`));
   }
@@ -177,13 +175,12 @@ class Workshop {
 function unable(): boolean {
   if (["unshare", "nsenter", "ip", "ss", "nc", "bash", "timeout"].map(missing).some(Boolean)) return true;
   if (Deno.env.get("CI")) assertMatch(Deno.readTextFileSync("/etc/services"), /^daytime/m); // Debian: netbase
-  return !new Deno.Command("unshare", { args: ["-rn", "ip", "link", "set", "lo", "up"], stderr: "null" }).outputSync()
-    .success;
+  return !new Deno.Command("unshare", { args: ["-rn", "sh", "-c", NETWORK], stderr: "null" }).outputSync().success;
 }
 const ignore = unable();
 
 for (const page of PAGES) {
-  Deno.test({
+  test({
     name: `${page}: its commands print what it shows`,
     ignore,
     async fn() {
@@ -208,7 +205,7 @@ for (const page of PAGES) {
   });
 }
 
-Deno.test("the tasks that the pages name exist", () => {
+test("the tasks that the pages name exist", () => {
   const { tasks } = JSON.parse(read("deno.json"));
   for (const page of PAGES) {
     for (const [, task] of read(page).matchAll(/\b(?:deno@[\d.]+|deno) task (\w+)/g)) {
@@ -217,7 +214,7 @@ Deno.test("the tasks that the pages name exist", () => {
   }
 });
 
-Deno.test("the excerpts in the pages are what the scripts say", () => {
+test("the excerpts in the pages are what the scripts say", () => {
   const bare = (lines: string[]) => lines.map((line) => line.trim()).join("\n");
   for (const { kind, word, lines, at } of PAGES.flatMap(fences)) {
     if (kind !== "ts") continue;
@@ -228,7 +225,7 @@ Deno.test("the excerpts in the pages are what the scripts say", () => {
   }
 });
 
-Deno.test("the links between the pages lead somewhere", () => {
+test("the links between the pages lead somewhere", () => {
   for (const page of PAGES) {
     const text = read(page).replace(/^```[^]*?^```$/gm, "");
     for (const [, path, anchor] of text.matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)/g)) {
@@ -243,7 +240,7 @@ Deno.test("the links between the pages lead somewhere", () => {
   }
 });
 
-Deno.test("the lessons run every small script of theirs", () => {
+test("the lessons run every small script of theirs", () => {
   const run = PAGES.flatMap(fences).filter(({ kind }) => kind === "console").flatMap(commands);
   for (const { name } of Deno.readDirSync(new URL("docs/", ROOT))) {
     if (name.endsWith(".ts")) assert(run.some(({ command }) => command.includes(`docs/${name}`)), name);

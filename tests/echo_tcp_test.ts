@@ -11,20 +11,11 @@ import {
 import { delay } from "jsr:@std/async@^1/delay";
 import { echo, main, ping, type PingOptions, serve, type ServeOptions, talk, type TalkOptions } from "../echo_tcp.ts";
 import { Failure, RoundTrips, type Stream } from "../utils.ts";
-import { missing, ROOT, run, Running, serve as serveProcess, start } from "./helpers.ts";
+import { missing, repeat, ROOT, run, Running, serve as serveProcess, soon, start, test } from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux";
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 const bytes = (text: string) => new TextEncoder().encode(text);
-
-/** Fails, instead of hanging, when what is waited for does not come. */
-async function soon<T>(promise: Promise<T>, what = "what is waited for", ms = 10_000): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} does not come within ${ms / 1000} s`)), ms);
-  });
-  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
 
 /** Bytes in no order, so that a piece lost, doubled or moved shows. */
 function random(length: number): Uint8Array<ArrayBuffer> {
@@ -48,7 +39,7 @@ async function receive(conn: Pick<Deno.Conn, "read">, most = Infinity): Promise<
   const parts: Uint8Array[] = [];
   for (let got = 0, n; got < most; got += n) {
     const buffer = new Uint8Array(Math.min(65_536, most - got));
-    n = await conn.read(buffer) ?? 0;
+    n = await soon(conn.read(buffer), "more bytes, or the end", { seen: () => `${got} bytes` }) ?? 0;
     if (n === 0) break;
     parts.push(buffer.subarray(0, n));
   }
@@ -66,10 +57,7 @@ async function trip(conn: Deno.Conn, message: Uint8Array = random(16)): Promise<
 
 /** Makes round trips until something has happened. */
 async function busyUntil(conn: Deno.Conn, happened: () => boolean): Promise<void> {
-  for (const end = performance.now() + 10_000; !happened();) {
-    assertLess(performance.now(), end, "nothing happens");
-    await trip(conn);
-  }
+  await repeat(() => trip(conn), happened, `the end of the round trips: ${happened}`);
 }
 
 /**
@@ -110,7 +98,9 @@ class Local implements AsyncDisposable {
   }
   /** Waits until so many connections are logged. */
   async logged(count: number): Promise<string[]> {
-    while (this.lines.length < count) await soon(this.#changed.promise, `line ${count} of the log`);
+    while (this.lines.length < count) {
+      await soon(this.#changed.promise, `line ${count} of the log`, { seen: () => this.lines });
+    }
     return this.lines;
   }
   stop() {
@@ -195,7 +185,7 @@ function scripted(input: Uint8Array, piece: () => number, room: () => number) {
 
 const upTo = (most: number) => () => 1 + Math.floor(Math.random() * most);
 
-Deno.test("echo sends back every byte when each write takes only a part", async () => {
+test("echo sends back every byte when each write takes only a part", async () => {
   const input = random(200_000);
   for (const [piece, room] of [[Infinity, 1000], [100_000, 7777], [300, 299], [5, 1]]) {
     const conn = scripted(input.subarray(0, 1000 * room), upTo(piece), upTo(room)), tally = { received: 0, sent: 0 };
@@ -205,13 +195,13 @@ Deno.test("echo sends back every byte when each write takes only a part", async 
   }
 });
 
-Deno.test("echo sends back what comes byte by byte", async () => {
+test("echo sends back what comes byte by byte", async () => {
   const input = random(5000), conn = scripted(input, () => 1, () => 1);
   await echo(conn);
   assertSame(Uint8Array.from(conn.output), input);
 });
 
-Deno.test("echo sends back messages of one size, and of changing sizes, each as it was", async () => {
+test("echo sends back messages of one size, and of changing sizes, each as it was", async () => {
   const sizes = [5, 5, 5, 128, 128, 5, 256, 512, 511, 512, 1, 1024, 3, 3, 2048, 2047, 2048], input = random(10_000);
   let i = 0;
   const conn = scripted(input, () => sizes[i++ % sizes.length], () => Infinity);
@@ -219,20 +209,20 @@ Deno.test("echo sends back messages of one size, and of changing sizes, each as 
   assertSame(Uint8Array.from(conn.output), input);
 });
 
-Deno.test("echo sends nothing when nothing comes", async () => {
+test("echo sends nothing when nothing comes", async () => {
   const conn = scripted(new Uint8Array(), () => 1, () => 1);
   await echo(conn);
   assertEquals([conn.output, conn.buffers.length], [[], 1]);
 });
 
-Deno.test("echo begins with a small buffer, and never takes more than 256 KiB at once", async () => {
+test("echo begins with a small buffer, and never takes more than 256 KiB at once", async () => {
   const conn = scripted(new Uint8Array(3_000_000), () => Infinity, () => Infinity);
   await echo(conn);
   assert(conn.buffers[0] <= 2048, `${conn.buffers[0]} bytes for a connection that is idle`);
   assertEquals(Math.max(...conn.buffers), 256 * 1024);
 });
 
-Deno.test("echo reads nothing more while what it has is not taken", async () => {
+test("echo reads nothing more while what it has is not taken", async () => {
   let reads = 0;
   const taken = Promise.withResolvers<number>();
   const read = (buffer: Uint8Array) => Promise.resolve(++reads < 3 ? buffer.length : null);
@@ -244,7 +234,7 @@ Deno.test("echo reads nothing more while what it has is not taken", async () => 
   assertEquals(reads, 3);
 });
 
-Deno.test("echo counts what is taken in parts, part by part: a slow reader is not idle", async () => {
+test("echo counts what is taken in parts, part by part: a slow reader is not idle", async () => {
   const tally = { received: 0, sent: 0 }, second = Promise.withResolvers<number>();
   let writes = 0;
   const read = (buffer: Uint8Array) => Promise.resolve(writes ? null : buffer.fill(1, 0, 10) && 10);
@@ -256,7 +246,7 @@ Deno.test("echo counts what is taken in parts, part by part: a slow reader is no
   assertEquals([between, tally], [{ received: 10, sent: 3 }, { received: 10, sent: 10 }]);
 });
 
-Deno.test("echo passes on what goes wrong with reading and writing", async () => {
+test("echo passes on what goes wrong with reading and writing", async () => {
   const reset = () => Promise.reject(new Deno.errors.ConnectionReset("x"));
   const read = (buffer: Uint8Array) => Promise.resolve(buffer.length);
   await assertRejects(() => echo({ read: reset, write: reset }), Deno.errors.ConnectionReset);
@@ -265,15 +255,18 @@ Deno.test("echo passes on what goes wrong with reading and writing", async () =>
 
 // The server
 
-Deno.test("echo_tcp gives back what was sent after a half-close, then closes too", async () => {
+test("echo_tcp gives back what was sent after a half-close, then closes too", async () => {
   await using server = new Local();
   using conn = await server.connect();
   const message = random(3_000_000);
-  const [answer] = await soon(Promise.all([receive(conn), send(conn, message).then(() => conn.closeWrite())]));
+  const [answer] = await soon(
+    Promise.all([receive(conn), send(conn, message).then(() => conn.closeWrite())]),
+    "the answer",
+  );
   assertSame(answer, message);
 });
 
-Deno.test("echo_tcp serves its clients side by side, not one after the other", async () => {
+test("echo_tcp serves its clients side by side, not one after the other", async () => {
   await using server = new Local();
   const conns = await Promise.all(Array.from({ length: 20 }, () => server.connect()));
   for (const conn of conns.toReversed()) await trip(conn);
@@ -282,19 +275,19 @@ Deno.test("echo_tcp serves its clients side by side, not one after the other", a
   await server.logged(20);
 });
 
-Deno.test("echo_tcp lets a hundred clients wait in line, and serves each of them", async () => {
+test("echo_tcp lets a hundred clients wait in line, and serves each of them", async () => {
   await using server = new Local({ maxConnections: 1 });
   const conns = await Promise.all(Array.from({ length: 100 }, () => server.connect()));
   await Promise.all(conns.map(async (conn, i) => {
     await send(conn, bytes(`I am ${i}`)); // before it is its turn
     await conn.closeWrite();
-    assertEquals(text(await soon(receive(conn))), `I am ${i}`);
+    assertEquals(text(await soon(receive(conn), "the answer")), `I am ${i}`);
     conn.close();
   }));
   assertEquals((await server.stop()).connections, 100);
 });
 
-Deno.test("echo_tcp logs who, how many bytes and how long, and counts them up", async () => {
+test("echo_tcp logs who, how many bytes and how long, and counts them up", async () => {
   await using server = new Local({}, "::");
   const clients = [await server.connect("127.0.0.1"), await server.connect("::1")];
   const names = clients.map(({ localAddr: { port } }, i) => i ? `[::1]:${port}` : `127.0.0.1:${port}`);
@@ -308,7 +301,7 @@ Deno.test("echo_tcp logs who, how many bytes and how long, and counts them up", 
   assertEquals(await server.stop(), { connections: 2, bytes: 2001 });
 });
 
-Deno.test("echo_tcp survives a client's reset, with data unread and in the middle", async () => {
+test("echo_tcp survives a client's reset, with data unread and in the middle", async () => {
   await using server = new Local();
   for (let i = 1; i <= 50; i++) {
     const conn = await server.connect();
@@ -322,11 +315,11 @@ Deno.test("echo_tcp survives a client's reset, with data unread and in the middl
   await trip(conn);
 });
 
-Deno.test("echo_tcp turns away IPv4 where it is to speak IPv6 only", async () => {
+test("echo_tcp turns away IPv4 where it is to speak IPv6 only", async () => {
   await using server = new Local({ family: 6 }, "::");
   using turned = await server.connect("127.0.0.1"), welcome = await server.connect("::1");
   await trip(welcome);
-  assertEquals((await soon(receive(turned).catch(() => bytes("")))).length, 0);
+  assertEquals((await soon(receive(turned).catch(() => bytes("")), "the answer")).length, 0);
   assertEquals((await server.stop()).connections, 1);
 });
 
@@ -345,7 +338,7 @@ function counting(listener: Deno.TcpListener, served = { now: 0, most: 0 }) {
   return { served, listener: { accept, close: () => listener.close(), addr: listener.addr } as Deno.TcpListener };
 }
 
-Deno.test("echo_tcp lets connections over --max-connections wait, and serves them when it is their turn", async () => {
+test("echo_tcp lets connections over --max-connections wait, and serves them when it is their turn", async () => {
   const { served, listener } = counting(Deno.listen({ hostname: "127.0.0.1", port: 0 }));
   await using server = new Local({ listeners: [listener], maxConnections: 2 });
   const [first, second, third, fourth] = [
@@ -368,7 +361,7 @@ Deno.test("echo_tcp lets connections over --max-connections wait, and serves the
   assertEquals(served.most, 2);
 });
 
-Deno.test("echo_tcp keeps to --max-connections with two listeners, as it has on Windows", async () => {
+test("echo_tcp keeps to --max-connections with two listeners, as it has on Windows", async () => {
   const served = { now: 0, most: 0 };
   const each = [1, 2].map(() => counting(Deno.listen({ hostname: "127.0.0.1", port: 0 }), served).listener);
   await using server = new Local({ listeners: each, maxConnections: 1 });
@@ -379,7 +372,7 @@ Deno.test("echo_tcp keeps to --max-connections with two listeners, as it has on 
   assertEquals(served.most, 1);
 });
 
-Deno.test("echo_tcp gives no place away that a write still takes, though its connection was closed", async () => {
+test("echo_tcp gives no place away that a write still takes, though its connection was closed", async () => {
   const stuck = Promise.withResolvers<number>(), addr = { transport: "tcp" as const, hostname: "127.0.0.1", port: 0 };
   const fake = () => ({
     ...{ remoteAddr: addr, setNoDelay() {}, setKeepAlive() {}, [Symbol.dispose]() {}, close() {} },
@@ -401,7 +394,7 @@ Deno.test("echo_tcp gives no place away that a write still takes, though its con
   await server.stop();
 });
 
-Deno.test("echo_tcp closes what is idle for --idle-timeout, and nothing else", async () => {
+test("echo_tcp closes what is idle for --idle-timeout, and nothing else", async () => {
   await using server = new Local({ idleTimeout: 60 });
   using idle = await server.connect();
   using busy = await server.connect();
@@ -412,7 +405,7 @@ Deno.test("echo_tcp closes what is idle for --idle-timeout, and nothing else", a
   await trip(busy);
 });
 
-Deno.test("echo_tcp closes a client that reads nothing for --idle-timeout", {
+test("echo_tcp closes a client that reads nothing for --idle-timeout", {
   sanitizeOps: false, // Deno 2.4 does not end a write that waits
 }, async () => {
   await using server = new Local({ idleTimeout: 300 });
@@ -422,17 +415,17 @@ Deno.test("echo_tcp closes a client that reads nothing for --idle-timeout", {
   assertMatch(server.lines[0], /: timed out$/);
 });
 
-Deno.test("echo_tcp that is stopped before it begins ends at once", async () => {
+test("echo_tcp that is stopped before it begins ends at once", async () => {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   try {
     const serving = serve({ listeners: [listener], signal: AbortSignal.abort(), log: () => {} });
-    assertEquals(await soon(serving, "the end of the service", 2000), { connections: 0, bytes: 0 });
+    assertEquals(await soon(serving, "the end of the service", { seconds: 2 }), { connections: 0, bytes: 0 });
   } finally {
     listener[Symbol.dispose]();
   }
 });
 
-Deno.test("echo_tcp ends idle connections when it is stopped", async () => {
+test("echo_tcp ends idle connections when it is stopped", async () => {
   await using server = new Local();
   using conn = await server.connect(), fresh = await server.connect();
   await trip(conn);
@@ -442,7 +435,7 @@ Deno.test("echo_tcp ends idle connections when it is stopped", async () => {
   await assertRejects(() => server.connect(), Deno.errors.ConnectionRefused);
 });
 
-Deno.test("echo_tcp gives back what is in flight when it is stopped", async () => {
+test("echo_tcp gives back what is in flight when it is stopped", async () => {
   await using server = new Local();
   using conn = await server.connect();
   using other = await server.connect();
@@ -453,7 +446,7 @@ Deno.test("echo_tcp gives back what is in flight when it is stopped", async () =
   await stopping;
 });
 
-Deno.test("echo_tcp reads what came to a connection that was idle for long, before it closes it", async () => {
+test("echo_tcp reads what came to a connection that was idle for long, before it closes it", async () => {
   const { now } = performance, accepted = Promise.withResolvers<void>(), closed = Promise.withResolvers<never>();
   const came = Promise.withResolvers<number>(), written: number[] = [];
   const conn = {
@@ -469,7 +462,7 @@ Deno.test("echo_tcp reads what came to a connection that was idle for long, befo
   const listener = { accept: () => conns.shift(), close, addr: conn.remoteAddr } as unknown as Deno.TcpListener;
   const server = new Local({ listeners: [listener] });
   try {
-    await soon(accepted.promise);
+    await soon(accepted.promise, "the answer");
     performance.now = () => now.call(performance) + 60_000;
     const stopping = server.stop();
     await delay(0); // as long as it may take until a read that has data says so
@@ -481,7 +474,7 @@ Deno.test("echo_tcp reads what came to a connection that was idle for long, befo
   assertEquals(written, [5]);
 });
 
-Deno.test("echo_tcp waits at most 5 s for a client that reads nothing", {
+test("echo_tcp waits at most 5 s for a client that reads nothing", {
   sanitizeOps: false, // as above
 }, async () => {
   const { now } = performance;
@@ -579,7 +572,7 @@ async function* slowly(parts: string[], ms: number): AsyncGenerator<string> {
   }
 }
 
-Deno.test("the client sends its input, half-closes, and passes on what comes back", async () => {
+test("the client sends its input, half-closes, and passes on what comes back", async () => {
   const conn = new Mirror();
   assertEquals(await talked(conn, ["hello ", "world\n"]), {
     came: "hello world\n",
@@ -589,50 +582,50 @@ Deno.test("the client sends its input, half-closes, and passes on what comes bac
   assert(conn.halfClosed);
 });
 
-Deno.test("the client passes on what comes byte by byte", async () => {
+test("the client passes on what comes byte by byte", async () => {
   assertEquals((await talked(new Mirror(undefined, 1), ["x".repeat(1000)])).came, "x".repeat(1000));
 });
 
-Deno.test("the client gives back megabytes through a real server, every byte of them", async () => {
+test("the client gives back megabytes through a real server, every byte of them", async () => {
   await using server = new Local();
   using conn = await server.connect();
   const message = random(5_000_000), parts: Uint8Array[] = [];
   const output = (part: Uint8Array) => Promise.resolve(void parts.push(part.slice()));
-  await soon(talk({ conn, input: ReadableStream.from([message]), output, timeout: 5000 }));
+  await soon(talk({ conn, input: ReadableStream.from([message]), output, timeout: 5000 }), "the answer");
   assertSame(new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer()), message);
 });
 
-Deno.test("the client says 18 when the server closes with answers owed", async () => {
+test("the client says 18 when the server closes with answers owed", async () => {
   const conn: Mirror = new Mirror(() => (conn.end(), bytes("hel")));
   const { came, error, status } = await talked(conn, ["hello\n"]);
   assertEquals([came, status], ["hel", 18]);
   assertMatch(error.message, /[ (]3 bytes/);
 });
 
-Deno.test("the client says 18 when the server closes while there is more to send", async () => {
+test("the client says 18 when the server closes while there is more to send", async () => {
   const conn = new Mirror();
   conn.end();
   assertEquals((await talked(conn, forever())).status, 18);
 });
 
-Deno.test("the client says 28 when nothing comes back in time", async () => {
+test("the client says 28 when nothing comes back in time", async () => {
   const conn = new Mirror(nothing), { error, status } = await talked(conn, ["hello\n"], { timeout: 20 });
   assertEquals([status, error.message, conn.closed], [28, "no answer within 0.02 s", true]);
   assertEquals((await talked(new Mirror(nothing), forever("hello"), { timeout: 20 })).status, 28, "input still open");
 });
 
-Deno.test("the client says 28 when all came back, but the server does not close", async () => {
+test("the client says 28 when all came back, but the server does not close", async () => {
   const conn = new Mirror((message) => message.length ? message : undefined);
   const { came, status } = await talked(conn, ["hello\n"], { timeout: 20 });
   assertEquals([came, status], ["hello\n", 28]);
 });
 
-Deno.test("the client waits for a person who types nothing", async () => {
+test("the client waits for a person who types nothing", async () => {
   const typed = await talked(new Mirror(), slowly(["a", "b", "c"], 60), { timeout: 20 });
   assertEquals(typed, { came: "abc", error: undefined, status: undefined });
 });
 
-Deno.test("the client's patience is not renewed by what it sends itself", async () => {
+test("the client's patience is not renewed by what it sends itself", async () => {
   let typed = 0, over = false;
   const typing = Promise.withResolvers<void>();
   async function* keepTyping() {
@@ -649,7 +642,7 @@ Deno.test("the client's patience is not renewed by what it sends itself", async 
   assertLess(typed, 50, "it waited for the person to stop typing");
 });
 
-Deno.test("the client does not take its own slow output for a silent server", async () => {
+test("the client does not take its own slow output for a silent server", async () => {
   for (const input of [["hello ", "world"], slowly(["hello ", "wor", "ld"], 10)]) {
     let came = "";
     const output = async (part: Uint8Array) => {
@@ -661,7 +654,7 @@ Deno.test("the client does not take its own slow output for a silent server", as
   }
 });
 
-Deno.test("the client owes a server nothing that speaks unasked", async () => {
+test("the client owes a server nothing that speaks unasked", async () => {
   const conn = new Mirror();
   conn.give(bytes("220 welcome, what can I do for you?\r\n"));
   async function* later() {
@@ -673,7 +666,7 @@ Deno.test("the client owes a server nothing that speaks unasked", async () => {
   assertNotMatch(`${error?.message}`, /-\d/, "less than nothing is still to come");
 });
 
-Deno.test("the client is done when it has failed: nothing of it goes on", async () => {
+test("the client is done when it has failed: nothing of it goes on", async () => {
   const conn = new Mirror(nothing), more = Promise.withResolvers<void>();
   conn.read = () => Promise.reject(new Deno.errors.ConnectionReset("x"));
   async function* later() {
@@ -687,12 +680,12 @@ Deno.test("the client is done when it has failed: nothing of it goes on", async 
   assert(!conn.closed, "its timer went on, and closed a connection that it had given back");
 });
 
-Deno.test("the client passes on what goes wrong with its output", async () => {
+test("the client passes on what goes wrong with its output", async () => {
   const output = () => Promise.reject(new Failure(23, "cannot write the output"));
   assertEquals((await talked(new Mirror(), ["x"], { output })).status, 23);
 });
 
-Deno.test("the client says 56 when the connection is reset", async () => {
+test("the client says 56 when the connection is reset", async () => {
   const conn = new Mirror(nothing);
   conn.read = () => Promise.reject(new Deno.errors.ConnectionReset("Connection reset by peer (os error 104)"));
   const { status, error } = await talked(conn, ["x"]);
@@ -709,14 +702,14 @@ async function pinged(conn: Stream, options: Partial<PingOptions> = {}) {
   return { seqs, summary: `${trips}`.split("\n")[0], error, status: (error as Failure | undefined)?.status };
 }
 
-Deno.test("round trips are counted, and told of one by one", async () => {
+test("round trips are counted, and told of one by one", async () => {
   for (const piece of [Infinity, 1]) {
     const { seqs, summary, error } = await pinged(new Mirror(undefined, piece), { count: 5 });
     assertEquals([seqs, summary, error], [[1, 2, 3, 4, 5], "5 sent, 5 received, 0% loss", undefined]);
   }
 });
 
-Deno.test("an answer that was there before its question, or came twice, is none", async () => {
+test("an answer that was there before its question, or came twice, is none", async () => {
   const early = new Mirror(nothing);
   early.give(...[1, 2, 3].map((seq) => new Uint8Array(64).map((_, i) => 33 + (i + seq + 1) % 94)));
   const twice = new Mirror((message) => new Uint8Array([...message, ...message]));
@@ -726,7 +719,7 @@ Deno.test("an answer that was there before its question, or came twice, is none"
   }
 });
 
-Deno.test("round trips have the size that was asked for, up to megabytes", async () => {
+test("round trips have the size that was asked for, up to megabytes", async () => {
   const sizes: number[] = [];
   await pinged(new Mirror((message) => (sizes.push(message.length), message)), { count: 1, size: 1000 });
   assertEquals(sizes, [1000]);
@@ -737,12 +730,12 @@ Deno.test("round trips have the size that was asked for, up to megabytes", async
   assertEquals((await server.stop()).bytes, 16 * 1024 * 1024);
 });
 
-Deno.test("round trips that took their time do not end those that follow", async () => {
+test("round trips that took their time do not end those that follow", async () => {
   const { summary, error } = await pinged(new Mirror(), { count: 5, interval: 25, timeout: 40 });
   assertEquals([summary, error], ["5 sent, 5 received, 0% loss", undefined]);
 });
 
-Deno.test("a round trip that does not come back in time is 28", async () => {
+test("a round trip that does not come back in time is 28", async () => {
   let answers = 0;
   const { seqs, summary, error, status } = await pinged(
     new Mirror((message) => answers++ ? undefined : message),
@@ -752,14 +745,14 @@ Deno.test("a round trip that does not come back in time is 28", async () => {
   assertStringIncludes(error.message, "seq=2");
 });
 
-Deno.test("a round trip that comes back changed, or that the server ends, is told apart", async () => {
+test("a round trip that comes back changed, or that the server ends, is told apart", async () => {
   assertEquals((await pinged(new Mirror((message) => message.fill(120)))).status, 8);
   const conn = new Mirror(nothing);
   conn.end();
   assertEquals((await pinged(conn)).status, 18);
 });
 
-Deno.test("the wait between round trips ends with the signal", async () => {
+test("the wait between round trips ends with the signal", async () => {
   const stop = new AbortController(), log = () => stop.abort(new Failure(130, ""));
   const { summary, status } = await pinged(new Mirror(), { interval: 3_600_000, signal: stop.signal, log });
   assertEquals([summary, status], ["1 sent, 1 received, 0% loss", 130]);
@@ -767,7 +760,7 @@ Deno.test("the wait between round trips ends with the signal", async () => {
 
 // The command line
 
-Deno.test("echo_tcp refuses what cannot be meant", async () => {
+test("echo_tcp refuses what cannot be meant", async () => {
   const cases: [string[], RegExp][] = [
     [["-c", "127.0.0.1:1", "-n", "0"], /count/],
     [["-c", "127.0.0.1:1", "-n", "1", "--size", "0"], /size/],
@@ -801,14 +794,14 @@ Deno.test("echo_tcp refuses what cannot be meant", async () => {
   }
 });
 
-Deno.test("echo_tcp says which port is busy", async () => {
+test("echo_tcp says which port is busy", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr, { status, out, err } = await command("--host", "127.0.0.1", "-p", `${port}`);
   assertEquals([status, out], [1, []]);
   assertEquals(err, [`echo_tcp: cannot listen on 127.0.0.1:${port}: address already in use: try --port 0`]);
 });
 
-Deno.test("echo_tcp says where it cannot listen", async () => {
+test("echo_tcp says where it cannot listen", async () => {
   await using barred = new Running(Deno.execPath(), ["run", "--no-prompt", "--quiet", "echo_tcp.ts"], { cwd: ROOT });
   const { code, stderr } = await barred.finish();
   assertEquals([code, stderr.split("\n").length], [1, 2], stderr);
@@ -817,7 +810,7 @@ Deno.test("echo_tcp says where it cannot listen", async () => {
   assertEquals([status, err], [1, ["echo_tcp: cannot listen on 192.0.2.77:0: cannot assign requested address"]]);
 });
 
-Deno.test("echo_tcp says when nobody listens, or nobody has that name", {
+test("echo_tcp says when nobody listens, or nobody has that name", {
   sanitizeResources: false, // Deno 2.4 keeps the handle that could have cancelled the attempt
 }, async () => {
   const gone = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = gone.addr;
@@ -832,7 +825,7 @@ Deno.test("echo_tcp says when nobody listens, or nobody has that name", {
   }
 });
 
-Deno.test("echo_tcp -4 and -6 keep the client to a family", {
+test("echo_tcp -4 and -6 keep the client to a family", {
   sanitizeResources: false, // as above
 }, async () => {
   await using server = new Local({}, "::");
@@ -845,7 +838,7 @@ Deno.test("echo_tcp -4 and -6 keep the client to a family", {
   assertEquals([status, err], [6, ["echo_tcp: cannot resolve 127.0.0.1: no IPv6 address"]]);
 });
 
-Deno.test("echo_tcp -n prints a line each and a summary, as ping does", async () => {
+test("echo_tcp -n prints a line each and a summary, as ping does", async () => {
   await using server = new Local();
   const { status, out, err } = await command("-c", `127.0.0.1:${server.port}`, "-n", "3", "-i", "0.01", "--size", "9");
   assertEquals([status, err], [0, []]);
@@ -857,7 +850,7 @@ Deno.test("echo_tcp -n prints a line each and a summary, as ping does", async ()
   );
 });
 
-Deno.test("echo_tcp -n is done when at least one came back, and 28 when none", async () => {
+test("echo_tcp -n is done when at least one came back, and 28 when none", async () => {
   await using first = hostile(once), none = hostile(silent);
   const some = await command("-c", first.at, "-n", "3", "-i", "0", "-w", "0.05");
   assertEquals([some.status, some.out[1]], [0, "2 sent, 1 received, 50% loss"]);
@@ -868,7 +861,7 @@ Deno.test("echo_tcp -n is done when at least one came back, and 28 when none", a
 
 // Processes
 
-Deno.test("echo_tcp runs from its first line to its summary", { ignore: Deno.build.os === "windows" }, async () => {
+test("echo_tcp runs from its first line to its summary", { ignore: Deno.build.os === "windows" }, async () => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     await using server = await serveProcess("echo_tcp");
     assertMatch(server.stdout, /^listening on tcp:\/\/\[::\]:\d+\n/);
@@ -876,25 +869,25 @@ Deno.test("echo_tcp runs from its first line to its summary", { ignore: Deno.bui
     await trip(conn, random(1000));
     const name = `127.0.0.1:${(conn.localAddr as Deno.NetAddr).port}`;
     conn.close();
-    await soon(server.until(new RegExp(`\n${name.replaceAll(".", "\\.")} 1000 bytes in \\d+\\.\\d{3} s\n`)));
+    await server.until(new RegExp(`\n${name.replaceAll(".", "\\.")} 1000 bytes in \\d+\\.\\d{3} s\n`));
     server.kill(signal);
-    const { code, stdout, stderr } = await soon(server.finish());
+    const { code, stdout, stderr } = await server.finish();
     assertEquals([code, stderr], [0, ""]);
     assertMatch(stdout, /\nserved 1 connection, 1000 bytes\n$/);
   }
 });
 
-Deno.test("echo_tcp --quiet keeps the first line only", async () => {
+test("echo_tcp --quiet keeps the first line only", async () => {
   await using server = await serveProcess("echo_tcp", ["--quiet"]);
   using conn = await Deno.connect({ port: server.port });
   await trip(conn);
   server.kill();
-  const { code, stdout, stderr } = await soon(server.finish());
+  const { code, stdout, stderr } = await server.finish();
   assertEquals([code, stderr], [0, ""]);
   assertMatch(stdout, /^listening on tcp:\/\/\[::\]:\d+\n$/);
 });
 
-Deno.test("echo_tcp listens where --host, -4 and -6 say", async () => {
+test("echo_tcp listens where --host, -4 and -6 say", async () => {
   const cases = [["--host", "127.0.0.1"], ["--host", "::1"], ["-4"], ["-6"], ["-4", "--host", "localhost"]];
   const where = ["127.0.0.1", "[::1]", "0.0.0.0", "[::]", "127.0.0.1"];
   await Promise.all(cases.map(async (args, i) => {
@@ -903,12 +896,12 @@ Deno.test("echo_tcp listens where --host, -4 and -6 say", async () => {
   }));
 });
 
-Deno.test("echo_tcp -6 --host localhost listens on IPv6", async () => {
+test("echo_tcp -6 --host localhost listens on IPv6", async () => {
   await using server = await serveProcess("echo_tcp", ["-q", "-6", "--host", "localhost"]);
   assertEquals(server.stdout, `listening on tcp://[::1]:${server.port}\n`);
 });
 
-Deno.test("echo_tcp ends at once at the second signal", { ignore: Deno.build.os === "windows" }, async () => {
+test("echo_tcp ends at once at the second signal", { ignore: Deno.build.os === "windows" }, async () => {
   await using server = await serveProcess("echo_tcp", ["-q"]);
   using conn = await Deno.connect({ port: server.port }), other = await Deno.connect({ port: server.port });
   await stuff(conn, other);
@@ -916,11 +909,11 @@ Deno.test("echo_tcp ends at once at the second signal", { ignore: Deno.build.os 
   await receive(other); // it is idle, and so closed: the drain is under way, and would take 5 s for the first
   await assertRejects(() => Deno.connect({ port: server.port }), Deno.errors.ConnectionRefused);
   server.kill("SIGTERM");
-  const { code, signal, stderr } = await soon(server.finish(), "the end", 3000);
+  const { code, signal, stderr } = await server.finish(3);
   assertEquals([code !== 0, signal, stderr], [true, null, ""]);
 });
 
-Deno.test("echo_tcp gives back what came before SIGTERM, though it had not seen it yet", {
+test("echo_tcp gives back what came before SIGTERM, though it had not seen it yet", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using server = await serveProcess("echo_tcp", ["-q"]);
@@ -931,42 +924,44 @@ Deno.test("echo_tcp gives back what came before SIGTERM, though it had not seen 
   await Promise.all(conns.map((conn) => send(conn, bytes("too late?"))));
   server.kill("SIGTERM");
   server.kill("SIGCONT");
-  const answers = await Promise.all(conns.map((conn) => soon(receive(conn)).catch(() => new Uint8Array())));
+  const answers = await Promise.all(
+    conns.map((conn) => soon(receive(conn), "the answer").catch(() => new Uint8Array())),
+  );
   for (const conn of conns) conn.close();
   assertEquals(answers.filter((answer) => text(answer) !== "too late?").length, 0, "of 100 came back short");
-  assertEquals((await soon(server.finish())).code, 0);
+  assertEquals((await server.finish()).code, 0);
 });
 
-Deno.test("echo_tcp serves who was in line when SIGTERM came", { ignore: !LINUX }, async () => {
+test("echo_tcp serves who was in line when SIGTERM came", { ignore: !LINUX }, async () => {
   await using server = await serveProcess("echo_tcp");
   server.kill("SIGSTOP"); // the system goes on taking connections
   const conns = await Promise.all(Array.from({ length: 20 }, () => Deno.connect({ port: server.port })));
   for (const conn of conns) await send(conn, bytes("last words")), await conn.closeWrite();
   server.kill("SIGTERM"), server.kill("SIGCONT");
-  for (using conn of conns) assertEquals(text(await soon(receive(conn))), "last words");
-  const { code, stdout } = await soon(server.finish());
+  for (using conn of conns) assertEquals(text(await soon(receive(conn), "the answer")), "last words");
+  const { code, stdout } = await server.finish();
   assertEquals(code, 0);
   assertMatch(stdout, /\nserved 20 connections, 200 bytes\n$/);
 });
 
-Deno.test("echo_tcp takes --max-connections and --idle-timeout", async () => {
+test("echo_tcp takes --max-connections and --idle-timeout", async () => {
   await using server = await serveProcess("echo_tcp", ["--max-connections", "1", "--idle-timeout", "0.3"]);
   using first = await Deno.connect({ port: server.port }), second = await Deno.connect({ port: server.port });
   let answered = false;
   const waiting = trip(second).then(() => answered = true);
   for (let i = 0; i < 20; i++) await trip(first);
   assert(!answered, "two at once");
-  await soon(server.until(/ 320 bytes in \d\.\d{3} s: timed out\n/), "the end of the idle one");
+  await server.until(/ 320 bytes in \d\.\d{3} s: timed out\n/);
   await waiting;
 });
 
-Deno.test("echo_tcp says that a low port needs more rights", { ignore: !LINUX || missing("setpriv") }, async () => {
+test("echo_tcp says that a low port needs more rights", { ignore: !LINUX || missing("setpriv") }, async () => {
   const drop = Deno.uid() === 0 ? ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"] : [];
   const args = [...drop, Deno.execPath(), "run", "-A", "echo_tcp.ts", "--port", "echo"];
   // Where the system bars no port at all, there is nothing to be told.
   const barred = Number(await Deno.readTextFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")) > 7;
   if (!barred) return;
-  const { code, stdout, stderr } = await soon(new Running("setpriv", args, { cwd: ROOT }).finish());
+  const { code, stdout, stderr } = await new Running("setpriv", args, { cwd: ROOT }).finish();
   assertEquals([code, stdout], [1, ""]);
   assertEquals(
     stderr,
@@ -974,7 +969,7 @@ Deno.test("echo_tcp says that a low port needs more rights", { ignore: !LINUX ||
   );
 });
 
-Deno.test("echo_tcp -v shows what a server sees, a line an event", async () => {
+test("echo_tcp -v shows what a server sees, a line an event", async () => {
   await using server = await serveProcess("echo_tcp", ["-v"]);
   const conn = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
   await trip(conn, bytes("a\x1b[2Jb\n"));
@@ -982,7 +977,7 @@ Deno.test("echo_tcp -v shows what a server sees, a line an event", async () => {
   await receive(conn);
   const peer = `127.0.0.1:${conn.localAddr.port}`;
   conn.close();
-  await soon(server.until(/closed\n$/, "stderr"));
+  await server.until(/closed\n$/, "stderr");
   const lines = server.stderr.trimEnd().split("\n");
   for (const line of lines) assertMatch(line, /^\d+\.\d{4} [*<>] [ -~]+$/);
   assertEquals(lines.map((line) => line.replace(/^\S+ /, "")), [
@@ -994,9 +989,9 @@ Deno.test("echo_tcp -v shows what a server sees, a line an event", async () => {
   ]);
 });
 
-Deno.test("echo_tcp -c -v shows what a client sees, on stderr", async () => {
+test("echo_tcp -c -v shows what a client sees, on stderr", async () => {
   await using server = new Local();
-  const { code, stdout, stderr } = await soon(run("echo_tcp", ["-v", "-c", `127.0.0.1:${server.port}`], "hi\n"));
+  const { code, stdout, stderr } = await run("echo_tcp", ["-v", "-c", `127.0.0.1:${server.port}`], "hi\n");
   assertEquals([code, stdout], [0, "hi\n"]);
   const lines = stderr.trimEnd().split("\n");
   for (const line of lines) assertMatch(line, /^\d+\.\d{4} [*<>] [ -~]+$/);
@@ -1013,7 +1008,7 @@ Deno.test("echo_tcp -c -v shows what a client sees, on stderr", async () => {
   ) assert(seen.includes(event), `${event} is not in\n${stderr}`);
 });
 
-Deno.test("echo_tcp -c tells each way to fail by its status, in one line", async () => {
+test("echo_tcp -c tells each way to fail by its status, in one line", async () => {
   const cases: [Parameters<typeof hostile>[0], string[], number, RegExp][] = [
     [early, [], 18, /closed the connection/],
     [silent, ["-w", "0.2"], 28, /no answer within 0\.2 s/],
@@ -1022,7 +1017,7 @@ Deno.test("echo_tcp -c tells each way to fail by its status, in one line", async
   ];
   await Promise.all(cases.map(async ([handler, args, status, message]) => {
     await using server = hostile(handler);
-    const { code, stdout, stderr } = await soon(run("echo_tcp", ["-c", server.at, ...args], "hello\n"));
+    const { code, stdout, stderr } = await run("echo_tcp", ["-c", server.at, ...args], "hello\n");
     assertEquals(code, status, stderr);
     assertMatch(stderr, /^echo_tcp: [^\n]+\n$/);
     assertMatch(stderr, message);
@@ -1041,13 +1036,13 @@ for _ in range(2):
     conn.close()
 `;
 
-Deno.test(
+test(
   "echo_tcp -c ends with 56 when the server resets the connection",
   { ignore: missing("python3") },
   async () => {
     await using server = new Running("python3", ["-c", RESETTER]);
-    const at = (await soon(server.until(/at (\S+)\n/)))[1];
-    const { code, stdout, stderr } = await soon(run("echo_tcp", ["-c", at], "hello\n"));
+    const at = (await server.until(/at (\S+)\n/))[1];
+    const { code, stdout, stderr } = await run("echo_tcp", ["-c", at], "hello\n");
     assertEquals([code, stdout], [56, ""]);
     assertMatch(stderr, /^echo_tcp: [^\n]*connection reset[^\n]*\n$/);
     const { status, out, err } = await command("-c", at, "-n", "1");
@@ -1056,54 +1051,60 @@ Deno.test(
   },
 );
 
-Deno.test("echo_tcp -c ends with 18 when the server closes while the person could still type", async () => {
+test("echo_tcp -c ends with 18 when the server closes while the person could still type", async () => {
   await using server = hostile(early);
   await using client = start("echo_tcp", ["-c", server.at]);
   await client.type("hello\n");
-  await soon(client.until(/^echo_tcp: [^\n]+\n$/, "stderr"));
-  assertEquals((await soon(client.finish())).code, 18);
+  await client.until(/^echo_tcp: [^\n]+\n$/, "stderr");
+  assertEquals((await client.finish()).code, 18);
 });
 
-Deno.test("Ctrl-C ends a client with 130, and the round trips with their summary", {
+test("Ctrl-C ends a client with 130, and the round trips with their summary", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using server = new Local();
   await using typing = start("echo_tcp", ["-c", `127.0.0.1:${server.port}`]);
   await using pinging = start("echo_tcp", ["-c", `127.0.0.1:${server.port}`, "-n", "1000", "-i", "60"]);
   await typing.type("x");
-  await soon(Promise.all([typing.until(/x/), pinging.until(/seq=1 .*\n/)]));
+  await Promise.all([typing.until(/x/), pinging.until(/seq=1 .*\n/)]);
   typing.kill("SIGINT"), pinging.kill("SIGINT");
-  await assertRejects(() => soon(typing.until(/y/)), Error, "ended"); // before the end of its input can end it
-  const [typed, pinged] = await soon(Promise.all([typing.finish(), pinging.finish()]));
+  await assertRejects(() => typing.until(/y/), Error, "ended"); // before the end of its input can end it
+  const [typed, pinged] = await Promise.all([typing.finish(), pinging.finish()]);
   assertEquals([typed.code, typed.stdout, typed.stderr], [130, "x", ""]);
   assertEquals([pinged.code, pinged.stderr], [130, ""]);
   assertMatch(pinged.stdout, /\n1 sent, 1 received, 0% loss\nmin\/avg\/max\/mdev = .* ms\n$/);
 });
 
-Deno.test("echo_tcp ends quietly when nobody reads its output any more", { ignore: missing("bash") }, async () => {
+test("echo_tcp ends quietly when nobody reads its output any more", { ignore: missing("bash") }, async () => {
   await using server = new Local();
   const shell = (line: string) =>
     new Running("bash", ["-c", line, Deno.execPath(), `127.0.0.1:${server.port}`], { cwd: ROOT }).finish();
   const client = `"$0" run -A echo_tcp.ts -c "$1"`;
-  const [data, pings, help] = await soon(Promise.all([
-    shell(`head -c 3000000 /dev/zero | ${client} | head -c 5 | wc -c`),
-    shell(`${client} -n 3 -i 0 | head -n 1 | wc -l`),
-    shell(`"$0" run -A echo_tcp.ts --help | head -n 1 | wc -l`),
-  ]));
+  const [data, pings, help] = await soon(
+    Promise.all([
+      shell(`head -c 3000000 /dev/zero | ${client} | head -c 5 | wc -c`),
+      shell(`${client} -n 3 -i 0 | head -n 1 | wc -l`),
+      shell(`"$0" run -A echo_tcp.ts --help | head -n 1 | wc -l`),
+    ]),
+    "the answer",
+  );
   assertEquals([data.stdout.trim(), pings.stdout.trim(), help.stdout.trim()], ["5", "1", "1"]);
   assertEquals([data.stderr, pings.stderr, help.stderr], ["", "", ""]);
 });
 
-Deno.test("echo_tcp says that its output cannot be written", { ignore: !LINUX || missing("bash") }, async () => {
+test("echo_tcp says that its output cannot be written", { ignore: !LINUX || missing("bash") }, async () => {
   await using server = new Local();
   const shell = (line: string) =>
     new Running("bash", ["-c", line, Deno.execPath(), `127.0.0.1:${server.port}`], { cwd: ROOT }).finish();
   const client = `"$0" run -A echo_tcp.ts -c "$1"`;
   for (
-    const { code, stderr } of await soon(Promise.all([
-      shell(`echo hello | ${client} > /dev/full`),
-      shell(`${client} -n 1 > /dev/full`),
-    ]))
+    const { code, stderr } of await soon(
+      Promise.all([
+        shell(`echo hello | ${client} > /dev/full`),
+        shell(`${client} -n 1 > /dev/full`),
+      ]),
+      "the answer",
+    )
   ) {
     assertMatch(stderr, /^echo_tcp: [^\n]*no space left on device\n$/);
     assertEquals(code, 23);
@@ -1114,7 +1115,7 @@ Deno.test("echo_tcp says that its output cannot be written", { ignore: !LINUX ||
 async function unread(...args: string[]) {
   const options = { cwd: ROOT, stdin: "piped", stdout: "piped", stderr: "piped" } as const;
   const child = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "echo_tcp.ts", ...args], ...options }).spawn();
-  const reader = child.stdout.getReader(), first = text((await soon(reader.read())).value!);
+  const reader = child.stdout.getReader(), first = text((await soon(reader.read(), "the answer")).value!);
   reader.releaseLock();
   const ended = async () => {
     const { code } = await soon(child.status, "the end"); // its output is still not read
@@ -1124,7 +1125,7 @@ async function unread(...args: string[]) {
   return { child, first, ended };
 }
 
-Deno.test(
+test(
   "echo_tcp goes on serving when its log fills a pipe, and ends when it is told to",
   { ignore: !LINUX },
   async () => {
@@ -1138,7 +1139,7 @@ Deno.test(
   },
 );
 
-Deno.test("Ctrl-C ends a client whose output nobody takes", { ignore: !LINUX }, async () => {
+test("Ctrl-C ends a client whose output nobody takes", { ignore: !LINUX }, async () => {
   let sent = 0;
   await using server = hostile(async (conn) => {
     const noise = new Uint8Array(65_536).fill(120), gone = () => 0;
@@ -1150,7 +1151,7 @@ Deno.test("Ctrl-C ends a client whose output nobody takes", { ignore: !LINUX }, 
   assertEquals(await ended(), 130);
 });
 
-Deno.test("echo_tcp goes on serving when nobody reads its log any more", async () => {
+test("echo_tcp goes on serving when nobody reads its log any more", async () => {
   const { child, first } = await unread("--port", "0"), port = Number(first.match(/:(\d+)\n/)![1]);
   try {
     await Promise.all([child.stdout.cancel(), child.stdin.close()]);
@@ -1160,7 +1161,7 @@ Deno.test("echo_tcp goes on serving when nobody reads its log any more", async (
     }
   } finally {
     child.kill("SIGTERM");
-    const [{ code }, stderr] = await soon(Promise.all([child.status, new Response(child.stderr).text()]));
+    const [{ code }, stderr] = await soon(Promise.all([child.status, new Response(child.stderr).text()]), "the answer");
     assertEquals([code, stderr], [0, ""]);
   }
 });
@@ -1171,23 +1172,23 @@ function barred(program: string, ...args: string[]): boolean {
   return !new Deno.Command(program, { args, stdout: "null", stderr: "null" }).outputSync().success;
 }
 
-Deno.test("echo_tcp goes on serving when the disk that its log is on is full", {
+test("echo_tcp goes on serving when the disk that its log is on is full", {
   ignore: !LINUX || barred("unshare", "-m", "true"),
 }, async () => {
   const folder = await Deno.makeTempDir();
   const line = `mount -t tmpfs -o size=4k none "$1" && exec "$0" run -A echo_tcp.ts --port 0 > "$1/log"`;
   await using shell = new Running("unshare", ["-m", "sh", "-c", line, Deno.execPath(), folder], { cwd: ROOT });
   const log = `/proc/${shell.pid}/root${folder}/log`;
-  let port = NaN;
-  await soon((async () => {
-    while (!port) port = Number((await Deno.readTextFile(log).catch(() => "")).match(/tcp:\/\/\S+:(\d+)\n/)?.[1]);
-  })());
+  let text = "";
+  const reading = async () => text = await Deno.readTextFile(log).catch(() => "");
+  await repeat(reading, () => /tcp:\/\/\S+:\d+\n/.test(text), "a port in the log", { seen: () => text });
+  const port = Number(text.match(/tcp:\/\/\S+:(\d+)\n/)![1]);
   for (let i = 0; i < 200; i++) { // a line each of some 40 bytes
     using conn = await Deno.connect({ port });
     await trip(conn);
   }
   shell.kill();
-  const { code, stderr } = await soon(shell.finish());
+  const { code, stderr } = await shell.finish();
   await Deno.remove(folder, { recursive: true });
   assertEquals([code, stderr], [0, ""]);
 });
@@ -1212,7 +1213,7 @@ for i in range(100): reset([lambda s: None, unread][i % 2])
 os.kill(pid, signal.SIGCONT)
 `;
 
-Deno.test("echo_tcp survives thousands of resets: before accept, in the middle, with data unread", {
+test("echo_tcp survives thousands of resets: before accept, in the middle, with data unread", {
   ignore: !LINUX || missing("python3"),
 }, async () => {
   await Promise.all([[], ["--max-connections", "1"]].map(async (args) => {
@@ -1223,7 +1224,7 @@ Deno.test("echo_tcp survives thousands of resets: before accept, in the middle, 
     using conn = await Deno.connect({ port: server.port });
     await trip(conn);
     server.kill();
-    const finished = await soon(server.finish());
+    const finished = await server.finish();
     assertEquals([finished.code, finished.stderr], [0, ""]);
   }));
 });
@@ -1239,16 +1240,16 @@ async function memory(pid: number): Promise<number> {
   return 1024 * Number((await Deno.readTextFile(`/proc/${pid}/status`)).match(/VmRSS:\s+(\d+)/)![1]);
 }
 
-Deno.test("echo_tcp waits while descriptors run out, and serves again as soon as some are freed", {
+test("echo_tcp waits while descriptors run out, and serves again as soon as some are freed", {
   ignore: !LINUX || missing("prlimit"),
 }, async () => {
   const args = ["--nofile=64", Deno.execPath(), "run", "-A", "echo_tcp.ts", "--port", "0"];
   await using server = new Running("prlimit", args, { cwd: ROOT });
-  const port = Number((await soon(server.until(/listening on tcp:\/\/\S+:(\d+)\n/)))[1]);
+  const port = Number((await server.until(/listening on tcp:\/\/\S+:(\d+)\n/))[1]);
   const conns = await Promise.all(Array.from({ length: 100 }, () => Deno.connect({ port })));
   const trips = conns.map((conn) => trip(conn));
   trips.forEach((each) => each.catch(() => {}));
-  await soon(server.until(/cannot accept: too many open files; trying again\n/));
+  await server.until(/cannot accept: too many open files; trying again\n/);
   const before = await processorTime(server.pid);
   await delay(500); // not to wait for something: the time over which it may not spin
   assertLess(await processorTime(server.pid) - before, 0.1, "it spins");
@@ -1257,13 +1258,13 @@ Deno.test("echo_tcp waits while descriptors run out, and serves again as soon as
     conn.close();
   }
   server.kill();
-  const { code, stdout, stderr } = await soon(server.finish());
+  const { code, stdout, stderr } = await server.finish();
   assertEquals([code, stdout.match(/cannot accept/g)?.length], [0, 1]);
   assertNotMatch(stderr, /^echo_tcp|Uncaught|panicked/m);
   assertMatch(stdout, /\nserved 100 connections, 1600 bytes\n$/);
 });
 
-Deno.test("echo_tcp holds little for clients that never read, and serves others", { ignore: !LINUX }, async () => {
+test("echo_tcp holds little for clients that never read, and serves others", { ignore: !LINUX }, async () => {
   await using server = await serveProcess("echo_tcp", ["-q"]);
   using other = await Deno.connect({ port: server.port });
   await trip(other, random(3_000_000));
@@ -1297,26 +1298,26 @@ trip(conns, lambda i: b"still %d" % i)
 
 const few = !LINUX || barred("sh", "-c", '[ "$(ulimit -Hn)" = unlimited ] || [ "$(ulimit -Hn)" -ge 6000 ]');
 
-Deno.test(
+test(
   "echo_tcp holds 5,000 connections at once, in little memory",
   { ignore: few || missing("python3") },
   async () => {
     const prepared = ["-c", 'ulimit -n 6000; exec "$0" run -A echo_tcp.ts -q --port 0', Deno.execPath()];
     await using server = new Running("bash", prepared, { cwd: ROOT });
-    const port = Number((await soon(server.until(/listening on tcp:\/\/\S+:(\d+)\n/)))[1]);
+    const port = Number((await server.until(/listening on tcp:\/\/\S+:(\d+)\n/))[1]);
     using one = await Deno.connect({ port });
     for (let i = 0; i < 100; i++) await trip(one);
     const before = await memory(server.pid);
     await using crowd = new Running("python3", ["-c", CROWD, `${port}`, "5000"]);
-    await soon(crowd.until(/echoed 5000\n/));
+    await crowd.until(/echoed 5000\n/);
     assertLess((await memory(server.pid) - before) / 5000, 16_000, "bytes a connection");
-    assertEquals((await soon(crowd.finish())).stderr, "");
+    assertEquals((await crowd.finish()).stderr, "");
     server.kill();
-    assertEquals((await soon(server.finish())).code, 0);
+    assertEquals((await server.finish()).code, 0);
   },
 );
 
-Deno.test("echo_tcp probes peers that are silent", { ignore: !LINUX || missing("ss") }, async () => {
+test("echo_tcp probes peers that are silent", { ignore: !LINUX || missing("ss") }, async () => {
   await using server = new Local();
   using conn = await server.connect();
   await trip(conn);
@@ -1324,13 +1325,13 @@ Deno.test("echo_tcp probes peers that are silent", { ignore: !LINUX || missing("
   assertMatch(text(stdout), /ESTAB.*timer:\(keepalive,/);
 });
 
-Deno.test("echo_tcp serves where IPv6 is switched off", {
+test("echo_tcp serves where IPv6 is switched off", {
   ignore: !LINUX || missing("ip") || missing("nsenter") || barred("unshare", "-n", "true"),
 }, async () => {
   const off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up";
   const line = `${off} && exec "$0" run -A echo_tcp.ts --port 7777`;
   await using server = new Running("unshare", ["-n", "sh", "-c", line, Deno.execPath()], { cwd: ROOT });
-  await soon(server.until(/^listening on tcp:\/\/(\[::\]|0\.0\.0\.0):7777\n/));
+  await server.until(/^listening on tcp:\/\/(\[::\]|0\.0\.0\.0):7777\n/);
   const inside = ["-t", `${server.pid}`, "-n", Deno.execPath(), ...CLIENT];
   for (const host of ["127.0.0.1", "localhost"]) {
     const { code, stdout, stderr } = await pipe("nsenter", [...inside, host], bytes("hello\n"));
@@ -1350,20 +1351,20 @@ Deno.test("echo_tcp serves where IPv6 is switched off", {
     "localhost",
   ];
   await using local = new Running("nsenter", named, { cwd: ROOT });
-  await soon(local.until(/^listening on tcp:\/\/127\.0\.0\.1:\d+\n/));
+  await local.until(/^listening on tcp:\/\/127\.0\.0\.1:\d+\n/);
   server.kill();
-  assertEquals((await soon(server.finish())).code, 0);
+  assertEquals((await server.finish()).code, 0);
 });
 
-Deno.test("several processes share a port with --reuse-port", { ignore: !LINUX }, async () => {
+test("several processes share a port with --reuse-port", { ignore: !LINUX }, async () => {
   await using first = await serveProcess("echo_tcp", ["--reuse-port"]);
   await using second = start("echo_tcp", ["--reuse-port", "--port", `${first.port}`]);
-  await soon(second.until(/listening on .*\n/));
+  await second.until(/listening on .*\n/);
   const conns = await Promise.all(Array.from({ length: 64 }, () => Deno.connect({ port: first.port })));
   for (const conn of conns) await trip(conn);
   for (const conn of conns) conn.close();
   first.kill(), second.kill();
-  const ended = await soon(Promise.all([first.finish(), second.finish()]));
+  const ended = await Promise.all([first.finish(), second.finish()]);
   const served = ended.map(({ stdout }) => Number(stdout.match(/\nserved (\d+) connections/)![1]));
   assertEquals(served[0] + served[1], 64);
   assert(served[0] > 0 && served[1] > 0, `${served}`);
@@ -1389,7 +1390,7 @@ const tools: Record<string, (port: number) => string[]> = {
 };
 
 for (const [tool, args] of Object.entries(tools)) {
-  Deno.test(`3 MB go through ${tool} to echo_tcp and back`, { ignore: missing(tool) }, async () => {
+  test(`3 MB go through ${tool} to echo_tcp and back`, { ignore: missing(tool) }, async () => {
     await using server = new Local();
     const message = random(3_000_000), { code, stdout } = await pipe(tool, args(server.port), message);
     assertEquals(code, 0);
@@ -1397,7 +1398,7 @@ for (const [tool, args] of Object.entries(tools)) {
   });
 }
 
-Deno.test("3 MB go through echo_tcp -c to echo_tcp and back", async () => {
+test("3 MB go through echo_tcp -c to echo_tcp and back", async () => {
   await using server = new Local();
   const message = random(3_000_000), to = `127.0.0.1:${server.port}`;
   const { code, stdout, stderr } = await pipe(Deno.execPath(), [...CLIENT, to], message);
@@ -1405,15 +1406,15 @@ Deno.test("3 MB go through echo_tcp -c to echo_tcp and back", async () => {
   assertSame(stdout, message);
 });
 
-Deno.test("3 MB go through echo_tcp -c to socat and back", { ignore: missing("socat") }, async () => {
+test("3 MB go through echo_tcp -c to socat and back", { ignore: missing("socat") }, async () => {
   await using server = new Running("socat", ["-d", "-d", "-t", "10", "TCP-LISTEN:0,bind=127.0.0.1", "EXEC:cat"]);
-  const to = (await soon(server.until(/listening on \S+ (127\.0\.0\.1:\d+)\n/, "stderr")))[1];
+  const to = (await server.until(/listening on \S+ (127\.0\.0\.1:\d+)\n/, "stderr"))[1];
   const message = random(3_000_000), { code, stdout, stderr } = await pipe(Deno.execPath(), [...CLIENT, to], message);
   assertEquals([code, stderr], [0, ""]);
   assertSame(stdout, message);
 });
 
-Deno.test("3 MB go through echo_tcp -c to inetd's own echo and back", {
+test("3 MB go through echo_tcp -c to inetd's own echo and back", {
   ignore: !LINUX || missing("inetd") || missing("ip") || missing("nsenter") || barred("unshare", "-n", "true"),
 }, async () => {
   const config = await Deno.makeTempFile();
@@ -1422,7 +1423,7 @@ Deno.test("3 MB go through echo_tcp -c to inetd's own echo and back", {
     // Its port is 7: in a network of its own it is free.
     const shell = 'ip link set lo up && exec inetd -d -i "$0"';
     await using inetd = new Running("unshare", ["-n", "sh", "-c", shell, config]);
-    await soon(inetd.until(/ADD.*echo/, "stderr"));
+    await inetd.until(/ADD.*echo/, "stderr");
     const message = random(3_000_000), inside = ["-t", `${inetd.pid}`, "-n", Deno.execPath(), ...CLIENT];
     const { code, stdout, stderr } = await pipe("nsenter", [...inside, "127.0.0.1:echo"], message);
     assertEquals([code, stderr], [0, ""]);
@@ -1432,7 +1433,7 @@ Deno.test("3 MB go through echo_tcp -c to inetd's own echo and back", {
   }
 });
 
-Deno.test("what a server sends cannot drive the terminal of echo_tcp -c", {
+test("what a server sends cannot drive the terminal of echo_tcp -c", {
   ignore: !LINUX || missing("script"),
 }, async () => {
   const evil = "\x1b[2J\x1b]0;owned\x07\x9b5i";

@@ -22,7 +22,7 @@ import {
 import { delay } from "jsr:@std/async@^1/delay";
 import { echo, main, ping, type PingOptions, serve as answer, type ServeOptions, talk } from "../echo_udp.ts";
 import { broadcasts, closed, Failure, formatAddress, listen, RoundTrips, sparing, unanswerable } from "../utils.ts";
-import { type Finished, missing, ROOT, run, Running, serve, start } from "./helpers.ts";
+import { type Finished, missing, network, repeat, ROOT, run, Running, serve, soon, start, test } from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux", WINDOWS = Deno.build.os === "windows";
 const ROOTED = !WINDOWS && Deno.uid() === 0;
@@ -31,8 +31,8 @@ const LARGEST = 65_507, SIZES = [0, 1, 2, 1024, 1025, 1472, 1473, 1500, 1501, 81
 /** Whether no network namespace of one's own can be had, with its own loopback, ports and addresses. */
 function confined(): boolean {
   if (!LINUX || !ROOTED || ["unshare", "nsenter", "ip"].some(missing)) return true;
-  return !new Deno.Command("unshare", { args: ["-n", "ip", "link", "set", "lo", "up"], stderr: "null" }).outputSync()
-    .success;
+  const args = ["-n", "sh", "-c", network("192.0.2.1/24")];
+  return !new Deno.Command("unshare", { args, stderr: "null" }).outputSync().success;
 }
 
 /** Whether there is no IPv6 here, as in many containers. */
@@ -60,15 +60,6 @@ function noise(size: number): Uint8Array<ArrayBuffer> {
 function assertSame(actual: Uint8Array, expected: Uint8Array, what = "the bytes"): void {
   assertEquals(actual.length, expected.length, `the length of ${what}`);
   assertEquals(actual.findIndex((byte, i) => byte !== expected[i]), -1, `where ${what} differ`);
-}
-
-/** What an event should bring in milliseconds: it fails instead of waiting for ever. */
-async function soon<T>(event: Promise<T>, what: string, seconds = 5): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), seconds * 1000);
-  });
-  return await Promise.race([event, late]).finally(() => clearTimeout(timer));
 }
 
 /** A clock that can be put forward, in place of `performance.now`; `using` gives the true one back. */
@@ -170,7 +161,7 @@ async function feed(command: string, args: string[], input: Uint8Array) {
   const child = new Deno.Command(command, options).spawn();
   const fed = ReadableStream.from([input]).pipeTo(child.stdin).catch(() => {});
   try {
-    const { code, stdout, stderr } = await soon(child.output(), `the end of ${command}`, 20);
+    const { code, stdout, stderr } = await soon(child.output(), `the end of ${command}`, { seconds: 20 });
     await fed;
     return { code, stdout, stderr: textOf(stderr) };
   } catch (error) {
@@ -226,13 +217,13 @@ function fake(receives: (() => Uint8Array)[], send: (n: number) => void) {
 
 // The lab sheet's server
 
-Deno.test("echo_udp does not end at the first empty datagram: it gives it back, and goes on", async () => {
+test("echo_udp does not end at the first empty datagram: it gives it back, and goes on", async () => {
   await using server = echoing();
   using peer = new Peer();
   for (const text of ["before", "", "", "after"]) assertEquals(textOf(await peer.ask(text, server.addr)), text);
 });
 
-Deno.test("echo_udp does not cut a datagram at 1500 bytes", async () => {
+test("echo_udp does not cut a datagram at 1500 bytes", async () => {
   await using server = echoing();
   using peer = new Peer();
   for (const size of [1500, 1501, 4000]) {
@@ -245,7 +236,7 @@ Deno.test("echo_udp does not cut a datagram at 1500 bytes", async () => {
 
 for (const [family, hostname, more] of [["IPv4", "127.0.0.1", []], ["IPv6", "::1", [65_508, 65_527]]] as const) {
   const ignore = family === "IPv6" && NO_IPV6;
-  Deno.test(`echo_udp gives back every size byte for byte over ${family}`, { ignore }, async () => {
+  test(`echo_udp gives back every size byte for byte over ${family}`, { ignore }, async () => {
     await using server = serving(hostname);
     using peer = new Peer(hostname);
     for (const size of [...SIZES, ...more]) {
@@ -257,7 +248,7 @@ for (const [family, hostname, more] of [["IPv4", "127.0.0.1", []], ["IPv6", "::1
   });
 }
 
-Deno.test("echo_udp answers both families on one socket", { ignore: WINDOWS || NO_IPV6 }, async () => {
+test("echo_udp answers both families on one socket", { ignore: WINDOWS || NO_IPV6 }, async () => {
   await using server = serving("::");
   using four = new Peer(), six = new Peer("::1");
   const { port } = server.addr;
@@ -271,7 +262,7 @@ Deno.test("echo_udp answers both families on one socket", { ignore: WINDOWS || N
   ]);
 });
 
-Deno.test("echo_udp answers each datagram once, in order, and to its sender alone", async () => {
+test("echo_udp answers each datagram once, in order, and to its sender alone", async () => {
   await using server = echoing();
   const peers = Array.from({ length: 10 }, () => new Peer());
   try {
@@ -296,11 +287,11 @@ async function lesson(): Promise<string> {
   return source.match(/^export async function echo\([^]*?^}\n/m)![0];
 }
 
-Deno.test("echo_udp's protocol is said in 20 lines", async () => {
+test("echo_udp's protocol is said in 20 lines", async () => {
   assertLessOrEqual((await lesson()).trimEnd().split("\n").length, 20);
 });
 
-Deno.test("echo_udp's protocol can be pasted into another program", async () => {
+test("echo_udp's protocol can be pasted into another program", async () => {
   const file = await Deno.makeTempFile({ suffix: ".ts" });
   try {
     const program = `const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
@@ -308,7 +299,7 @@ console.log("port " + (socket.addr as Deno.NetAddr).port);
 await echo(socket);`;
     await Deno.writeTextFile(file, await lesson() + program);
     await using running = new Running(Deno.execPath(), ["run", "-A", "--no-config", "--unstable-net", file]);
-    const [, port] = await soon(running.until(/port (\d+)/), "the pasted program");
+    const [, port] = await running.until(/port (\d+)/);
     using peer = new Peer();
     assertEquals(textOf(await peer.ask("pasted", at(Number(port)))), "pasted");
   } finally {
@@ -318,7 +309,7 @@ await echo(socket);`;
 
 // Survive
 
-Deno.test("echo_udp goes on receiving after a peer's reset", async () => {
+test("echo_udp goes on receiving after a peer's reset", async () => {
   const reset = () => {
     throw new Deno.errors.ConnectionReset("an ICMP message came");
   };
@@ -330,7 +321,7 @@ Deno.test("echo_udp goes on receiving after a peer's reset", async () => {
   failures.forEach((error) => assertInstanceOf(error, Deno.errors.ConnectionReset));
 });
 
-Deno.test("echo_udp goes on after sends that fail", async () => {
+test("echo_udp goes on after sends that fail", async () => {
   const errors = [
     new Error("Message too long (os error 90)"),
     new Error("Network is unreachable (os error 101)"),
@@ -347,7 +338,7 @@ Deno.test("echo_udp goes on after sends that fail", async () => {
   assertEquals(sent.map(textOf), ["40", "41", "42", "43", "44", "45", "46", "47", "48", "49"]);
 });
 
-Deno.test("echo_udp ends though a send goes on waiting", async () => {
+test("echo_udp ends though a send goes on waiting", async () => {
   const asked = Promise.withResolvers<void>(), stop = new AbortController();
   const receives = [() => bytesOf("x")];
   const { socket } = fake(receives, () => (asked.resolve(), new Promise<never>(() => {})));
@@ -357,7 +348,7 @@ Deno.test("echo_udp ends though a send goes on waiting", async () => {
   assertEquals((await soon(ending, "the end")).datagrams, 1);
 });
 
-Deno.test("echo_udp -n goes on where a send fails, and says so in the end", async () => {
+test("echo_udp -n goes on where a send fails, and says so in the end", async () => {
   await using server = echoing();
   using peer = new Peer("0.0.0.0");
   let n = 0;
@@ -373,7 +364,7 @@ Deno.test("echo_udp -n goes on where a send fails, and says so in the end", asyn
   assertEquals([`${trips}`.split("\n")[0], error], ["4 sent, 3 received, 25% loss", unreachable]);
 });
 
-Deno.test("echo_udp -c does not take junk for the answers that are missing", async () => {
+test("echo_udp -c does not take junk for the answers that are missing", async () => {
   await using server = acting(async (_, reply) => {
     for (;;) await reply(bytesOf("junk")), await delay(10);
   });
@@ -382,7 +373,7 @@ Deno.test("echo_udp -c does not take junk for the answers that are missing", asy
   assertEquals(error.status, 28);
 });
 
-Deno.test("echo_udp logs failing sends at most once a second", async () => {
+test("echo_udp logs failing sends at most once a second", async () => {
   using time = clock();
   const receives = Array.from({ length: 3000 }, () => () => bytesOf("x"));
   const { socket } = fake(receives, (n) => {
@@ -400,7 +391,7 @@ Deno.test("echo_udp logs failing sends at most once a second", async () => {
   assertEquals(complaints[1], "cannot answer: message too long (and 999 more)");
 });
 
-Deno.test("echo_udp counts as answered only what was sent back", async () => {
+test("echo_udp counts as answered only what was sent back", async () => {
   const { socket } = fake(Array.from({ length: 10 }, () => () => bytesOf("four")), (n) => {
     if (n <= 7) throw new Error("Message too long (os error 90)");
   });
@@ -409,7 +400,7 @@ Deno.test("echo_udp counts as answered only what was sent back", async () => {
   assertEquals(await done, { datagrams: 3, bytes: 12 });
 });
 
-Deno.test("echo_udp survives thousands of peers that are gone before the answer comes", async () => {
+test("echo_udp survives thousands of peers that are gone before the answer comes", async () => {
   const started = performance.now();
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
   for (let i = 0; i < 3000; i++) {
@@ -443,7 +434,7 @@ async function resident(pid: number): Promise<number> {
   return Number(kib) * 1024;
 }
 
-Deno.test("echo_udp answers after a flood, in bounded memory and with a bounded log", { ignore: !LINUX }, async () => {
+test("echo_udp answers after a flood, in bounded memory and with a bounded log", { ignore: !LINUX }, async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
   using first = new Peer();
   const to = at(server.port), started = performance.now();
@@ -458,13 +449,13 @@ Deno.test("echo_udp answers after a flood, in bounded memory and with a bounded 
   assertEquals(textOf(await asks(peer, "after the flood", to)), "after the flood");
   assertLess(await resident(server.pid) - before, 64 * 1024 * 1024);
   server.kill("SIGTERM");
-  const { code, stdout, stderr } = await soon(server.finish(), "the server's end");
+  const { code, stdout, stderr } = await server.finish();
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
   assertLessOrEqual(stdout.split("\n").length, mostLines(started));
   assertMatch(stdout, /\nanswered \d{3,} datagrams, \d+ bytes\n$/);
 });
 
-Deno.test("echo_udp goes on when the disk that holds its log is full", {
+test("echo_udp goes on when the disk that holds its log is full", {
   ignore: confined() || missing("mount"),
 }, async () => {
   const folder = await Deno.makeTempDir();
@@ -477,13 +468,13 @@ fill & exec "$@" 3>&-`;
   const command = [Deno.execPath(), ...ECHO_UDP, "--host", "127.0.0.1", "--port", "0"];
   try {
     await using server = new Running("unshare", ["-m", "sh", "-c", script, folder, ...command], { cwd: ROOT });
-    const [, port] = await soon(server.until(/:(\d+)\n[^]*No space left/), "a full disk");
+    const [, port] = await server.until(/:(\d+)\n[^]*No space left/);
     const to = at(Number(port));
     using own = new Peer("127.0.0.2", to.port), peer = new Peer();
     await own.send("is not answered, which is logged", to);
     for (const text of ["still", "there"]) assertEquals(textOf(await peer.ask(text, to)), text);
     server.kill("SIGTERM");
-    const { code, stderr } = await soon(server.finish(), "the server's end");
+    const { code, stderr } = await server.finish();
     assertNotMatch(stderr, /^ +at /m);
     assert(code === 0 || code === 23, `exit status ${code}`);
   } finally {
@@ -493,7 +484,7 @@ fill & exec "$@" 3>&-`;
 
 // Loop guards
 
-Deno.test("echo_udp knows who must not be answered", () => {
+test("echo_udp knows who must not be answered", () => {
   const own = 7777, peer = (hostname: string, port = 50_000) => unanswerable(at(port, hostname), own);
   for (const port of [7, 9, 13, 17, 19, 37]) {
     assertMatch(peer("192.0.2.1", port)!, new RegExp(`port ${port}\\b`));
@@ -522,7 +513,7 @@ Deno.test("echo_udp knows who must not be answered", () => {
   for (const port of [1, 8, 53, 70, 1024, 7776, 7778, 65_535]) assertEquals(peer("192.0.2.1", port), undefined);
 });
 
-Deno.test("the broadcast addresses of networks are known, of whatever size they are", () => {
+test("the broadcast addresses of networks are known, of whatever size they are", () => {
   const at = (address: string, netmask: string, family: "IPv4" | "IPv6" = "IPv4") => ({ address, netmask, family });
   const ones = [
     at("192.168.1.20", "255.255.255.0"),
@@ -534,12 +525,12 @@ Deno.test("the broadcast addresses of networks are known, of whatever size they 
   assertEquals(broadcasts(none), []);
 });
 
-Deno.test("echo_udp does not answer the broadcast address of loopback", () => {
+test("echo_udp does not answer the broadcast address of loopback", () => {
   assert(unanswerable(at(50_000, "127.255.255.255"), 7777));
   assert(unanswerable(at(50_000, "::ffff:127.255.255.255"), 7777));
 });
 
-Deno.test("echo_udp does not answer ports that would answer in turn", { ignore: !LINUX || !ROOTED }, async () => {
+test("echo_udp does not answer ports that would answer in turn", { ignore: !LINUX || !ROOTED }, async () => {
   await using server = serving();
   using honest = new Peer();
   for (const port of [7, 9, 13, 17, 19, 37]) {
@@ -552,7 +543,7 @@ Deno.test("echo_udp does not answer ports that would answer in turn", { ignore: 
   assertEquals(server.lines[0], "127.0.0.77:7 not answered: port 7 would answer in turn");
 });
 
-Deno.test("echo_udp does not answer its own port number on another address", { ignore: !LINUX }, async () => {
+test("echo_udp does not answer its own port number on another address", { ignore: !LINUX }, async () => {
   await using server = serving();
   const { port } = server.addr;
   using own = new Peer("127.0.0.2", port), honest = new Peer();
@@ -563,7 +554,7 @@ Deno.test("echo_udp does not answer its own port number on another address", { i
   assertEquals(server.lines[0], `127.0.0.2:${port} not answered: it has our own port, and would answer in turn`);
 });
 
-Deno.test("two echo_udp servers on one port are not set on each other", { ignore: !LINUX }, async () => {
+test("two echo_udp servers on one port are not set on each other", { ignore: !LINUX }, async () => {
   await using one = serving();
   await using two = serving("127.0.0.2", one.addr.port);
   await two.socket.send(bytesOf("forged"), one.addr); // as one forged datagram would
@@ -573,7 +564,7 @@ Deno.test("two echo_udp servers on one port are not set on each other", { ignore
   assertEquals(await two.end(), { datagrams: 0, bytes: 0 });
 });
 
-Deno.test("echo_udp says at most once a second whom it does not answer", { ignore: !LINUX }, async () => {
+test("echo_udp says at most once a second whom it does not answer", { ignore: !LINUX }, async () => {
   using time = clock();
   await using server = serving();
   using own = new Peer("127.0.0.2", server.addr.port), honest = new Peer();
@@ -588,7 +579,7 @@ Deno.test("echo_udp says at most once a second whom it does not answer", { ignor
   assertEquals(lines.map((line) => line.match(/\(and (\d+) more\)/)?.[1]), [undefined, "99", "99"]);
 });
 
-Deno.test("a sparing log says how much it left out, and starts anew after its time", () => {
+test("a sparing log says how much it left out, and starts anew after its time", () => {
   using time = clock();
   const lines: string[] = [], log = sparing(1000, (line) => void lines.push(line));
   log("a"), log("b"), log("c");
@@ -617,18 +608,18 @@ honest.sendto(b"me", ("127.0.0.1", port))
 print(honest.recv(10).decode())
 `;
 
-Deno.test("echo_udp does not answer forged datagrams, from itself or from many", {
+test("echo_udp does not answer forged datagrams, from itself or from many", {
   ignore: confined() || missing("python3"),
 }, async () => {
-  const shell = 'ip link set lo up && ip address add 10.9.0.1/26 dev lo && exec "$0" "$@"';
+  const shell = `${network("10.9.0.1/26")} && exec "$0" "$@"`;
   const command = [Deno.execPath(), ...ECHO_UDP, "--port", "7777"];
   await using server = new Running("unshare", ["-n", "sh", "-c", shell, ...command], { cwd: ROOT });
-  await soon(server.until(/listening on .*\n/), "the server");
+  await server.until(/listening on .*\n/);
   const inside = ["-t", `${server.pid}`, "-n", "python3", "-c", FORGE, "7777"];
   const { code, stdout, stderr } = await feed("nsenter", inside, new Uint8Array());
   assertEquals({ code, stdout: textOf(stdout), stderr }, { code: 0, stdout: "me\n", stderr: "" });
   server.kill("SIGTERM");
-  const finished = await soon(server.finish(), "the server's end");
+  const finished = await server.finish();
   assertEquals({ code: finished.code, stderr: finished.stderr }, { code: 0, stderr: "" });
   assertMatch(finished.stdout, /^127\.0\.0\.1:7777 not answered: it has our own port, and would answer in turn$/m);
   assertMatch(finished.stdout, /\nanswered 1 datagram, 2 bytes\n$/);
@@ -636,7 +627,7 @@ Deno.test("echo_udp does not answer forged datagrams, from itself or from many",
 
 // What the server prints, and how it ends
 
-Deno.test(
+test(
   "echo_udp says where it listens, each peer, and a summary, and ends with 0",
   { ignore: WINDOWS },
   async () => {
@@ -646,7 +637,7 @@ Deno.test(
       for (const text of ["abc", "", "defgh"]) await one.ask(text, at(server.port));
       await two.ask("x".repeat(2000), at(server.port));
       server.kill(signal);
-      const { code, stdout, stderr } = await soon(server.finish(), "the server's end");
+      const { code, stdout, stderr } = await server.finish();
       const lines = stdout.split("\n");
       assertEquals({ code, stderr, lines: lines.length }, { code: 0, stderr: "", lines: 5 });
       assertEquals(lines[0], `listening on udp://127.0.0.1:${server.port}`);
@@ -658,7 +649,7 @@ Deno.test(
   },
 );
 
-Deno.test("echo_udp logs a peer once it is silent, and anew when it comes back", async () => {
+test("echo_udp logs a peer once it is silent, and anew when it comes back", async () => {
   using time = clock();
   const logged = Promise.withResolvers<string>(), lines: string[] = [];
   const log = (line: string) => (lines.push(line), logged.resolve(line));
@@ -678,47 +669,42 @@ Deno.test("echo_udp logs a peer once it is silent, and anew when it comes back",
   assertMatch(lines[1], new RegExp(`^${name} 1 datagram, 5 bytes in 0\\.000 s$`));
 });
 
-Deno.test("echo_udp logs a peer that never falls silent once a minute", async () => {
+test("echo_udp logs a peer that never falls silent once a minute", async () => {
   using time = clock();
   const lines: string[] = [];
   await using server = serving("127.0.0.1", 0, { log: (line) => lines.push(line) });
   using peer = new Peer();
   await peer.ask("one", server.addr);
   time.advance(60_000);
-  const asking = async () => {
-    while (!lines.length) await peer.ask("again", server.addr);
-  };
-  await soon(asking(), "the peer's line");
+  await repeat(() => peer.ask("again", server.addr), () => lines.length > 0, "the peer's line");
   assertMatch(
     lines[0],
     new RegExp(`^127\\.0\\.0\\.1:${peer.addr.port} \\d+ datagrams, \\d+ bytes in 6\\d\\.\\d{3} s$`),
   );
 });
 
-/** An address by which others reach this machine, if it has one. */
-const near = Deno.networkInterfaces().find((each) => each.family === "IPv4" && !/^(127|169\.254)\./.test(each.address))
-  ?.address;
-
-Deno.test("echo_udp says that anyone is answered where others can reach it, and how", async () => {
-  await using server = await serve("echo_udp");
-  await soon(server.until(/whoever.*\n/), "the warning");
+test("echo_udp says that anyone is answered where others can reach it, and how", { ignore: confined() }, async () => {
+  const command = [Deno.execPath(), ...ECHO_UDP, "--port", "7777"];
+  const shell = `${network("192.168.1.20/24")} && exec "$0" "$@"`;
+  await using server = new Running("unshare", ["-n", "sh", "-c", shell, ...command], { cwd: ROOT });
+  await server.until(/whoever.*\n/);
   const lines = server.stdout.trimEnd().split("\n");
-  assertMatch(lines[0], /^listening on udp:\/\/(\[::\]|0\.0\.0\.0):\d+$/);
-  if (near) assertMatch(lines[1], /^from the local network: udp:\/\/\S+:\d+$/);
-  assertEquals(lines.length, near ? 3 : 2);
-  assertMatch(lines.at(-1)!, /^whoever reaches this port is answered/);
+  assertMatch(lines[0], /^listening on udp:\/\/(\[::\]|0\.0\.0\.0):7777$/);
+  assertEquals(lines[1], "from the local network: udp://192.168.1.20:7777");
+  assertMatch(lines[2], /^whoever reaches this port is answered/);
+  assertEquals(lines.length, 3);
 });
 
-Deno.test("echo_udp does not ask for what it may do without: the address in the local network", async () => {
+test("echo_udp does not ask for what it may do without: the address in the local network", async () => {
   const may = ["run", "--no-prompt", "--unstable-net", "--allow-net", "echo_udp.ts", "--port", "0"];
   await using server = new Running(Deno.execPath(), may, { cwd: ROOT });
-  await soon(server.until(/whoever.*\n/), "the warning");
+  await server.until(/whoever.*\n/);
   assertEquals(server.stdout.split("\n").length, 3);
   assertEquals(server.stderr, "");
 });
 
 for (const host of ["127.0.0.1", "::1", "localhost", "127.0.0.9"]) {
-  Deno.test(`echo_udp prints no warning when only this machine reaches it, by ${host}`, {
+  test(`echo_udp prints no warning when only this machine reaches it, by ${host}`, {
     ignore: WINDOWS || host === "::1" && NO_IPV6 || host === "127.0.0.9" && !LINUX,
   }, async () => {
     await using server = await serve("echo_udp", ["--host", host]);
@@ -730,10 +716,10 @@ for (const host of ["127.0.0.1", "::1", "localhost", "127.0.0.9"]) {
 /** Ends a server by Ctrl-C. */
 async function interrupted(server: Running): Promise<Finished> {
   server.kill("SIGINT");
-  return await soon(server.finish(), "the server's end");
+  return await server.finish();
 }
 
-Deno.test("echo_udp --quiet prints the first line only", { ignore: WINDOWS }, async () => {
+test("echo_udp --quiet prints the first line only", { ignore: WINDOWS }, async () => {
   for (const host of ["127.0.0.1", "::"]) {
     await using server = await serve("echo_udp", ["--quiet", "--host", host]);
     using peer = new Peer();
@@ -744,7 +730,7 @@ Deno.test("echo_udp --quiet prints the first line only", { ignore: WINDOWS }, as
   }
 });
 
-Deno.test("echo_udp gives back what it had received when it is told to end", { ignore: !LINUX }, async () => {
+test("echo_udp gives back what it had received when it is told to end", { ignore: !LINUX }, async () => {
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
     using peer = new Peer();
@@ -753,13 +739,13 @@ Deno.test("echo_udp gives back what it had received when it is told to end", { i
     server.kill(signal);
     server.kill("SIGCONT");
     for (let i = 0; i < 50; i++) assertEquals(textOf((await peer.receive())[0]), `${i}`);
-    const { code, stdout, stderr } = await soon(server.finish(), "the server's end");
+    const { code, stdout, stderr } = await server.finish();
     assertEquals({ code, stderr }, { code: 0, stderr: "" });
     assertMatch(stdout, /\nanswered 50 datagrams, 90 bytes\n$/);
   }
 });
 
-Deno.test("echo_udp ends within 5 s though datagrams keep coming", async () => {
+test("echo_udp ends within 5 s though datagrams keep coming", async () => {
   using time = clock();
   await using server = serving();
   using peer = new Peer();
@@ -783,7 +769,7 @@ Deno.test("echo_udp ends within 5 s though datagrams keep coming", async () => {
   }
 });
 
-Deno.test("echo_udp ends at once at a second signal", { ignore: WINDOWS }, async () => {
+test("echo_udp ends at once at a second signal", { ignore: WINDOWS }, async () => {
   // The first one is followed by datagrams, which keep the server; each attempt but the rarest ends with the second.
   for (let attempt = 1;; attempt++) {
     await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
@@ -803,18 +789,18 @@ Deno.test("echo_udp ends at once at a second signal", { ignore: WINDOWS }, async
   }
 });
 
-Deno.test("echo_udp ends when it was told to before it had begun", async () => {
+test("echo_udp ends when it was told to before it had begun", async () => {
   const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
   const done = answer({ sockets: [socket], signal: AbortSignal.abort() });
   try {
-    assertEquals(await soon(done, "the server's end", 2), { datagrams: 0, bytes: 0 });
+    assertEquals(await soon(done, "the server's end", { seconds: 2 }), { datagrams: 0, bytes: 0 });
   } catch (error) {
     socket.close();
     throw error;
   }
 });
 
-Deno.test("echo_udp -v shows what crosses the wire, and with whom", { ignore: WINDOWS }, async () => {
+test("echo_udp -v shows what crosses the wire, and with whom", { ignore: WINDOWS }, async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1", "-v"]);
   using peer = new Peer();
   await peer.ask('a "quoted"\n\x1b[2J\x00\xff', at(server.port));
@@ -829,7 +815,7 @@ Deno.test("echo_udp -v shows what crosses the wire, and with whom", { ignore: WI
 
 // Where the server listens
 
-Deno.test("echo_udp -4 answers IPv4 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
+test("echo_udp -4 answers IPv4 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
   await using server = await serve("echo_udp", ["-4"]);
   assertStringIncludes(server.stdout, `listening on udp://0.0.0.0:${server.port}\n`);
   using four = new Peer(), six = new Peer("::1");
@@ -838,7 +824,7 @@ Deno.test("echo_udp -4 answers IPv4 only", { ignore: WINDOWS || NO_IPV6 }, async
   await six.nothing();
 });
 
-Deno.test("echo_udp -6 answers IPv6 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
+test("echo_udp -6 answers IPv6 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
   await using server = await serve("echo_udp", ["-6"]);
   assertStringIncludes(server.stdout, `listening on udp://[::]:${server.port}\n`);
   using four = new Peer(), six = new Peer("::1");
@@ -851,7 +837,7 @@ Deno.test("echo_udp -6 answers IPv6 only", { ignore: WINDOWS || NO_IPV6 }, async
 });
 
 for (const [family, host] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
-  Deno.test(`echo_udp ${family} does not listen on ${host}`, async () => {
+  test(`echo_udp ${family} does not listen on ${host}`, async () => {
     await using server = start("echo_udp", ["--port", "0", family, "--host", host]);
     const { code, stderr } = await ended(server);
     assert(code > 0);
@@ -861,7 +847,7 @@ for (const [family, host] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
 }
 
 for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
-  Deno.test(
+  test(
     `echo_udp ${family} --host localhost listens on ${address}`,
     { ignore: family === "-6" && NO_IPV6 },
     async () => {
@@ -871,25 +857,25 @@ for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
   );
 }
 
-Deno.test("echo_udp --host localhost is found by -c localhost", async () => {
+test("echo_udp --host localhost is found by -c localhost", async () => {
   await using server = await serve("echo_udp", ["--host", "localhost"]);
   const { code, stdout } = await run("echo_udp", ["-w", "1", "-c", `localhost:${server.port}`], "hello\n");
   assertEquals({ code, stdout }, { code: 0, stdout: "hello\n" });
 });
 
-Deno.test("echo_udp --host with a name that does not exist is 6", async () => {
+test("echo_udp --host with a name that does not exist is 6", async () => {
   const { status, said } = await refused("--host", "no-such-host.invalid", "--port", "0");
   assertMatch(said, /^echo_udp: cannot .*no-such-host\.invalid.*$/);
   assertEquals(status, 6);
 });
 
-Deno.test("echo_udp --host with an address of another machine is one line and 1", async () => {
+test("echo_udp --host with an address of another machine is one line and 1", async () => {
   const { status, said } = await refused("--host", "192.0.2.200", "--port", "0");
   assertMatch(said, /^echo_udp: cannot listen on 192\.0\.2\.200:0: .+$/);
   assertEquals(status, 1);
 });
 
-Deno.test("echo_udp falls back to IPv4 where there is no IPv6", async () => {
+test("echo_udp falls back to IPv4 where there is no IPv6", async () => {
   const asked: string[] = [];
   const open = (where: { hostname: string; port: number }) => {
     asked.push(where.hostname);
@@ -927,36 +913,36 @@ Deno.exit(await main(Deno.args));
   return running;
 }
 
-Deno.test("echo_udp serves IPv4 where there is no IPv6, and says so", async () => {
+test("echo_udp serves IPv4 where there is no IPv6, and says so", async () => {
   await using server = await inIPv4("--port", "0");
-  const [, port] = await soon(server.until(/listening on udp:\/\/0\.0\.0\.0:(\d+)\n/), "the server");
+  const [, port] = await server.until(/listening on udp:\/\/0\.0\.0\.0:(\d+)\n/);
   using peer = new Peer();
   assertEquals(textOf(await peer.ask("hello", at(Number(port)))), "hello");
 });
 
-Deno.test("echo_udp -6 does not serve IPv4 instead where there is no IPv6", async () => {
+test("echo_udp -6 does not serve IPv4 instead where there is no IPv6", async () => {
   await using server = await inIPv4("-6", "--port", "0");
   const { code, stderr } = await ended(server);
   assertEquals(code, 1);
   assertMatch(stderr, /^echo_udp: cannot listen on \[::\]:0: address family not supported by protocol.*\n$/);
 });
 
-Deno.test("echo_udp asks localhost over IPv4 where there is no IPv6", async () => {
+test("echo_udp asks localhost over IPv4 where there is no IPv6", async () => {
   await using server = echoing();
   await using client = await inIPv4("-c", `localhost:${server.addr.port}`);
   await client.type("hello\n");
-  const { code, stdout, stderr } = await soon(client.finish(), "the client's end");
+  const { code, stdout, stderr } = await client.finish();
   assertEquals({ code, stdout, stderr }, { code: 0, stdout: "hello\n", stderr: "" });
 });
 
-Deno.test("echo_udp serves, and asks localhost, where IPv6 is disabled", {
+test("echo_udp serves, and asks localhost, where IPv6 is disabled", {
   ignore: confined() || missing("sysctl"),
 }, async () => {
   const shell = "ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.lo.disable_ipv6=1;\n" +
     'exec "$0" "$@"';
   const args = ["-n", "sh", "-c", shell, Deno.execPath(), ...ECHO_UDP];
   await using server = new Running("unshare", args, { cwd: ROOT });
-  await soon(server.until(/listening on udp:\/\/\S+:7777\n/), "the server");
+  await server.until(/listening on udp:\/\/\S+:7777\n/);
   const inside = ["-t", `${server.pid}`, "-n", Deno.execPath(), ...ECHO_UDP];
   const direct = await feed("nsenter", [...inside, "-c", "127.0.0.1"], bytesOf("direct\n"));
   assertEquals({ ...direct, stdout: textOf(direct.stdout) }, { code: 0, stdout: "direct\n", stderr: "" });
@@ -964,7 +950,7 @@ Deno.test("echo_udp serves, and asks localhost, where IPv6 is disabled", {
   assertEquals({ ...named, stdout: textOf(named.stdout) }, { code: 0, stdout: "by name\n", stderr: "" });
 });
 
-Deno.test("echo_udp says that its port is busy, and what to do", async () => {
+test("echo_udp says that its port is busy, and what to do", async () => {
   using other = new Peer("127.0.0.1");
   const { status, said } = await refused("--host", "127.0.0.1", "--port", `${other.addr.port}`);
   assertEquals(status, 1);
@@ -977,7 +963,7 @@ Deno.test("echo_udp says that its port is busy, and what to do", async () => {
   assertEquals((await refused("--port", `${both.addr.port}`)).status, 1);
 });
 
-Deno.test("echo_udp says which port to take where low ones need more rights", () => {
+test("echo_udp says which port to take where low ones need more rights", () => {
   const open = () => {
     throw new Deno.errors.PermissionDenied("Permission denied (os error 13)");
   };
@@ -986,20 +972,20 @@ Deno.test("echo_udp says which port to take where low ones need more rights", ()
   assertEquals(error.status, 1);
 });
 
-Deno.test("echo_udp --reuse-port lets two processes open a port, and one answers when the other ends", {
+test("echo_udp --reuse-port lets two processes open a port, and one answers when the other ends", {
   ignore: !LINUX,
 }, async () => {
   const shared = ["--host", "127.0.0.1", "--reuse-port"];
   await using one = await serve("echo_udp", shared);
   await using two = start("echo_udp", [...shared, "--port", `${one.port}`]);
-  await soon(two.until(/listening on .*\n/), "the second server");
+  await two.until(/listening on .*\n/);
   using peer = new Peer();
   assertEquals(textOf(await peer.ask("one of you", at(one.port))), "one of you");
   assertEquals((await interrupted(two)).code, 0);
   assertEquals(textOf(await peer.ask("the other", at(one.port))), "the other");
 });
 
-Deno.test("a copied echo_udp without --unstable-net names the flag", async () => {
+test("a copied echo_udp without --unstable-net names the flag", async () => {
   const folder = await Deno.makeTempDir(), map = new URL("mirror/import_map.json", ROOT).pathname;
   try {
     for (const name of ["echo_udp.ts", "utils.ts"]) await Deno.copyFile(new URL(name, ROOT), `${folder}/${name}`);
@@ -1015,7 +1001,7 @@ Deno.test("a copied echo_udp without --unstable-net names the flag", async () =>
       assertMatch(stderr, /^echo_udp: .*deno run .*--unstable-net.*\n$/);
     }
     await using server = launch(["--unstable-net"], "--port", "0", "--host", "127.0.0.1");
-    const [, port] = await soon(server.until(/listening on udp:\/\/127\.0\.0\.1:(\d+)\n/), "the copied server");
+    const [, port] = await server.until(/listening on udp:\/\/127\.0\.0\.1:(\d+)\n/);
     using peer = new Peer();
     assertEquals(textOf(await peer.ask("copied", at(Number(port)))), "copied");
   } finally {
@@ -1025,7 +1011,7 @@ Deno.test("a copied echo_udp without --unstable-net names the flag", async () =>
 
 // The command line
 
-Deno.test("echo_udp --help and --version go to stdout, and are 0", async () => {
+test("echo_udp --help and --version go to stdout, and are 0", async () => {
   const [help, h, version, V] = await Promise.all(["--help", "-h", "--version", "-V"].map((o) => run("echo_udp", [o])));
   for (const { code, stderr } of [help, h, version, V]) assertEquals({ code, stderr }, { code: 0, stderr: "" });
   assertEquals(h.stdout, help.stdout);
@@ -1077,7 +1063,7 @@ for (
     [["-c", "HERE", "-n", "1", "--bogus"], "--bogus"],
   ] as [string[], string][]
 ) {
-  Deno.test(
+  test(
     `echo_udp refuses "${args.join(" ")}", and sends nothing`,
     { ignore: args.includes("0") && false },
     async () => {
@@ -1120,7 +1106,7 @@ async function talking(
   return { error, written, text: written.map(textOf).join("") };
 }
 
-Deno.test("echo_udp -c sends a datagram a line, an empty line too, and the rest without a line end", async () => {
+test("echo_udp -c sends a datagram a line, an empty line too, and the rest without a line end", async () => {
   await using server = acting((datagram, reply) => reply(datagram));
   const { error, text } = await talking(server.addr, [
     bytesOf("one\n\n\ntwo\r\n"),
@@ -1132,7 +1118,7 @@ Deno.test("echo_udp -c sends a datagram a line, an empty line too, and the rest 
   assertEquals(text, "one\n\n\ntwo\r\nthree\nlast");
 });
 
-Deno.test("echo_udp -c without any input sends nothing, and is done", async () => {
+test("echo_udp -c without any input sends nothing, and is done", async () => {
   await using server = acting((datagram, reply) => reply(datagram));
   assertEquals((await talking(server.addr, [])).error, undefined);
   assertEquals((await talking(server.addr, [new Uint8Array()])).error, undefined);
@@ -1140,7 +1126,7 @@ Deno.test("echo_udp -c without any input sends nothing, and is done", async () =
 });
 
 for (const hostname of ["127.0.0.1", "::1"]) {
-  Deno.test(`echo_udp -c cuts a line that no datagram holds, and gets it back from ${hostname}`, {
+  test(`echo_udp -c cuts a line that no datagram holds, and gets it back from ${hostname}`, {
     ignore: hostname === "::1" && NO_IPV6,
   }, async () => {
     await using server = echoing(hostname);
@@ -1154,7 +1140,7 @@ for (const hostname of ["127.0.0.1", "::1"]) {
   });
 }
 
-Deno.test("echo_udp -c gets a megabyte of binary back from a server in a process of its own", async () => {
+test("echo_udp -c gets a megabyte of binary back from a server in a process of its own", async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
   const sent = noise(1_000_000); // its lines are of every length, 256 bytes on average
   const connect = [...ECHO_UDP, "-c", `127.0.0.1:${server.port}`];
@@ -1163,7 +1149,7 @@ Deno.test("echo_udp -c gets a megabyte of binary back from a server in a process
   assertSame(stdout, sent, "the megabyte");
 });
 
-Deno.test("echo_udp -c loses nothing of a long line by sending more at once than sockets hold", async () => {
+test("echo_udp -c loses nothing of a long line by sending more at once than sockets hold", async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
   const sent = new Uint8Array(3_000_000).fill(97), connect = [...ECHO_UDP, "-w", "1", "-c", `127.0.0.1:${server.port}`];
   for (let round = 0; round < 2; round++) {
@@ -1173,7 +1159,7 @@ Deno.test("echo_udp -c loses nothing of a long line by sending more at once than
   }
 });
 
-Deno.test("echo_udp -c waits at the end of its input for what is outstanding", async () => {
+test("echo_udp -c waits at the end of its input for what is outstanding", async () => {
   const held: [Uint8Array, Reply][] = [], over = Promise.withResolvers<void>();
   await using server = acting(async (datagram, reply, n) => {
     held.push([datagram, reply]);
@@ -1189,7 +1175,7 @@ Deno.test("echo_udp -c waits at the end of its input for what is outstanding", a
   assertEquals({ error, text }, { error: undefined, text: "a\nb\nc\n" });
 });
 
-Deno.test("echo_udp -c waits for what is outstanding though an earlier answer came twice", async () => {
+test("echo_udp -c waits for what is outstanding though an earlier answer came twice", async () => {
   const over = Promise.withResolvers<void>();
   await using server = acting(async (datagram, reply, n) => {
     if (n === 1) return void (await reply(datagram), await reply(datagram));
@@ -1204,7 +1190,7 @@ Deno.test("echo_udp -c waits for what is outstanding though an earlier answer ca
   assertEquals(text, "a\na\nb\n");
 });
 
-Deno.test("echo_udp -c without an answer is 28", async () => {
+test("echo_udp -c without an answer is 28", async () => {
   await using server = acting(() => {});
   const { error, text } = await talking(server.addr, [bytesOf("hello\n")], 30);
   assertInstanceOf(error, Failure);
@@ -1212,14 +1198,14 @@ Deno.test("echo_udp -c without an answer is 28", async () => {
   assertMatch(error.message, /^no answer within 0\.03 s.*\b1 outstanding$/);
 });
 
-Deno.test("echo_udp -c is 28 when one of several answers is missing, and passes on the others", async () => {
+test("echo_udp -c is 28 when one of several answers is missing, and passes on the others", async () => {
   await using server = acting((datagram, reply, n) => n !== 2 && reply(datagram));
   const { error, text } = await talking(server.addr, [bytesOf("a\nb\nc\n")], 100);
   assertInstanceOf(error, Failure);
   assertEquals([error.status, text], [28, "a\nc\n"]);
 });
 
-Deno.test("echo_udp -c is 28 when nothing is answered, though more and more is sent", async () => {
+test("echo_udp -c is 28 when nothing is answered, though more and more is sent", async () => {
   await using server = acting(() => {});
   let typed = 0, typing: ReturnType<typeof setTimeout> | undefined;
   const input = async function* () {
@@ -1235,7 +1221,7 @@ Deno.test("echo_udp -c is 28 when nothing is answered, though more and more is s
   assertLess(typed, 12, "lines typed before it was noticed");
 });
 
-Deno.test("echo_udp -c waits for a person who types nothing", async () => {
+test("echo_udp -c waits for a person who types nothing", async () => {
   await using server = echoing();
   const input = async function* () {
     for (const line of ["a\n", "b\n"]) {
@@ -1247,7 +1233,7 @@ Deno.test("echo_udp -c waits for a person who types nothing", async () => {
   assertEquals({ error, text }, { error: undefined, text: "a\nb\n" });
 });
 
-Deno.test("echo_udp -c does not take its own slow output for a silent server", async () => {
+test("echo_udp -c does not take its own slow output for a silent server", async () => {
   await using server = echoing();
   const pager = () => new Promise<void>((resolve) => setTimeout(resolve, 150));
   const long = "x".repeat(40_000) + "\n"; // so that each is sent when the one before it came back
@@ -1255,7 +1241,7 @@ Deno.test("echo_udp -c does not take its own slow output for a silent server", a
   assertEquals({ error, length: text.length }, { error: undefined, length: 4 + 2 * long.length });
 });
 
-Deno.test("echo_udp -c has written everything when it ends, though its output is slow", async () => {
+test("echo_udp -c has written everything when it ends, though its output is slow", async () => {
   await using server = echoing();
   const writing = Promise.withResolvers<void>();
   const pager = () => (writing.resolve(), new Promise<void>((resolve) => setTimeout(resolve, 50)));
@@ -1267,7 +1253,7 @@ Deno.test("echo_udp -c has written everything when it ends, though its output is
   assertEquals({ error, text }, { error: undefined, text: "a\n" });
 });
 
-Deno.test("echo_udp -c reads on only as answers come back", async () => {
+test("echo_udp -c reads on only as answers come back", async () => {
   await using server = acting(() => {});
   let read = 0;
   const input = function* () {
@@ -1279,7 +1265,7 @@ Deno.test("echo_udp -c reads on only as answers come back", async () => {
   assertLess(read, 100);
 });
 
-Deno.test("echo_udp -c passes over what others send to its port", async () => {
+test("echo_udp -c passes over what others send to its port", async () => {
   using stranger = new Peer(), neighbour = new Peer("127.0.0.1");
   await using server = acting(async (datagram, reply) => {
     const { port } = server.froms[0];
@@ -1291,7 +1277,7 @@ Deno.test("echo_udp -c passes over what others send to its port", async () => {
   assertEquals({ error, text }, { error: undefined, text: "mine\n" });
 });
 
-Deno.test("echo_udp -c passes over its server's port on another address", { ignore: !LINUX }, async () => {
+test("echo_udp -c passes over its server's port on another address", { ignore: !LINUX }, async () => {
   await using server = acting(async (datagram, reply) => {
     using other = new Peer("127.0.0.2", server.port);
     await other.send("strange", at(server.froms[0].port));
@@ -1301,7 +1287,7 @@ Deno.test("echo_udp -c passes over its server's port on another address", { igno
   assertEquals({ error, text }, { error: undefined, text: "mine\n" });
 });
 
-Deno.test("echo_udp -c receives an answer after a reset", async () => {
+test("echo_udp -c receives an answer after a reset", async () => {
   const asked = Promise.withResolvers<void>(), closed = Promise.withResolvers<never>();
   let receives = 0;
   const socket = {
@@ -1319,7 +1305,7 @@ Deno.test("echo_udp -c receives an answer after a reset", async () => {
   assertEquals(written, ["hello\n"]);
 });
 
-Deno.test("echo_udp -c ends when its output cannot be written", async () => {
+test("echo_udp -c ends when its output cannot be written", async () => {
   await using server = echoing();
   using peer = new Peer();
   const output = () => Promise.reject(new Failure(23, "cannot write the output"));
@@ -1328,7 +1314,7 @@ Deno.test("echo_udp -c ends when its output cannot be written", async () => {
   assertEquals((error as Failure).status, 23);
 });
 
-Deno.test("echo_udp -c gives back its input, and with -v shows the exchange on stderr", async () => {
+test("echo_udp -c gives back its input, and with -v shows the exchange on stderr", async () => {
   await using server = echoing();
   const name = `127.0.0.1:${server.addr.port}`;
   const { code, stdout, stderr } = await run("echo_udp", ["-v", "-c", name], "hello\n\nlast");
@@ -1343,7 +1329,7 @@ Deno.test("echo_udp -c gives back its input, and with -v shows the exchange on s
   }
 });
 
-Deno.test("echo_udp -v and --diagram do not show as the server's what a stranger sent", async () => {
+test("echo_udp -v and --diagram do not show as the server's what a stranger sent", async () => {
   using stranger = new Peer();
   await using server = acting(async (datagram, reply) => {
     await stranger.send("stranger", at(server.froms[0].port));
@@ -1355,20 +1341,20 @@ Deno.test("echo_udp -v and --diagram do not show as the server's what a stranger
   if (shown) assertStringIncludes(shown, `127.0.0.1:${stranger.addr.port}`);
 });
 
-Deno.test("echo_udp -c never lets a server drive the terminal", {
+test("echo_udp -c never lets a server drive the terminal", {
   ignore: WINDOWS || !LINUX || missing("script"),
 }, async () => {
   await using server = acting((_, reply) => reply(bytesOf("\x1b]0;owned\x07\x1b[2Jevil\x9b1m\n")));
   const command = [Deno.execPath(), ...ECHO_UDP, "-c", `127.0.0.1:${server.port}`].join(" ");
   await using terminal = new Running("script", ["-qec", command, "/dev/null"], { cwd: ROOT });
   await terminal.type("hello\n");
-  await soon(terminal.until(/evil/), "the answer");
+  await terminal.until(/evil/);
   // deno-lint-ignore no-control-regex
   assertNotMatch(terminal.stdout, /[\x1b\x07\x9b]/);
 });
 
 for (const outcome of ["done", "without an answer", "interrupted"]) {
-  Deno.test(`echo_udp --diagram draws the exchange that is ${outcome}`, {
+  test(`echo_udp --diagram draws the exchange that is ${outcome}`, {
     ignore: WINDOWS && outcome === "interrupted",
   }, async () => {
     const file = await Deno.makeTempFile({ suffix: ".md" }), asked = Promise.withResolvers<void>();
@@ -1379,7 +1365,7 @@ for (const outcome of ["done", "without an answer", "interrupted"]) {
       await client.type("hello\n");
       await soon(asked.promise, "the question");
       if (outcome === "interrupted") client.kill("SIGINT");
-      const { code, stderr } = await soon(client.finish(), "the client's end");
+      const { code, stderr } = await client.finish();
       assertEquals(code, { done: 0, "without an answer": 28, interrupted: 130 }[outcome]);
       if (outcome === "done") assertEquals(stderr, "");
       const drawing = await Deno.readTextFile(file);
@@ -1396,7 +1382,7 @@ for (const outcome of ["done", "without an answer", "interrupted"]) {
   });
 }
 
-Deno.test("echo_udp -c with nobody there is 28, in one line", async () => {
+test("echo_udp -c with nobody there is 28, in one line", async () => {
   const gone = new Peer(), { port } = gone.addr;
   gone[Symbol.dispose]();
   const { code, stdout, stderr } = await run("echo_udp", ["-w", "0.2", "-c", `127.0.0.1:${port}`], "hello\n");
@@ -1404,14 +1390,14 @@ Deno.test("echo_udp -c with nobody there is 28, in one line", async () => {
   assertMatch(stderr, /^echo_udp: no answer .*\n$/);
 });
 
-Deno.test("echo_udp -c with an unknown host is 6", async () => {
+test("echo_udp -c with an unknown host is 6", async () => {
   const { status, said } = await refused("-c", "no-such-host.invalid", "-n", "1");
   assertMatch(said, /^echo_udp: cannot resolve no-such-host\.invalid: .+$/);
   assertEquals(status, 6);
 });
 
 for (const [family, address] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
-  Deno.test(`echo_udp ${family} does not ask ${address}`, async () => {
+  test(`echo_udp ${family} does not ask ${address}`, async () => {
     const { status, said } = await refused(family, "-c", address, "-n", "1");
     assertMatch(said, /^echo_udp: cannot resolve .+: no IPv[46] address$/);
     assertEquals(status, 6);
@@ -1419,7 +1405,7 @@ for (const [family, address] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
 }
 
 for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
-  Deno.test(`echo_udp ${family} asks localhost at ${address}`, { ignore: family === "-6" && NO_IPV6 }, async () => {
+  test(`echo_udp ${family} asks localhost at ${address}`, { ignore: family === "-6" && NO_IPV6 }, async () => {
     await using server = echoing(address.replace(/[[\]]/g, ""));
     const { code, stdout } = await run("echo_udp", [family, "-c", `localhost:${server.addr.port}`, "-n", "1"]);
     assertEquals(code, 0);
@@ -1428,7 +1414,7 @@ for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
 }
 
 for (const address of ["[::ffff:127.0.0.1]", "0.0.0.0", "[::]"]) {
-  Deno.test(
+  test(
     `echo_udp -c knows the answer from ${address}, which has another name`,
     { ignore: !LINUX || NO_IPV6 },
     async () => {
@@ -1440,7 +1426,7 @@ for (const address of ["[::ffff:127.0.0.1]", "0.0.0.0", "[::]"]) {
   );
 }
 
-Deno.test("echo_udp -c with port 0 is one line, and no stack trace", async () => {
+test("echo_udp -c with port 0 is one line, and no stack trace", async () => {
   for (const more of [[], ["-n", "1"]]) {
     const { code, stderr } = await run("echo_udp", ["-w", "0.2", "-c", "127.0.0.1:0", ...more], "hello\n");
     assert(code > 0);
@@ -1450,7 +1436,7 @@ Deno.test("echo_udp -c with port 0 is one line, and no stack trace", async () =>
 
 for (const [more, statuses] of [[[], [7, 56]], [["-n", "1"], [28]]] as [string[], number[]][]) {
   const name = `echo_udp -c ${more.join(" ")} names the host that it cannot send to, and is ${statuses.join(" or ")}`;
-  Deno.test(name.replace("  ", " "), { ignore: confined() }, async () => {
+  test(name.replace("  ", " "), { ignore: confined() }, async () => {
     const command = [...ECHO_UDP, "-c", "192.0.2.1:7", ...more]; // from a machine without any network
     const { code, stderr } = await feed("unshare", ["-n", Deno.execPath(), ...command], bytesOf("hello\n"));
     assertMatch(stderr, /^echo_udp: .*192\.0\.2\.1:7: network is unreachable\n$/);
@@ -1458,28 +1444,28 @@ for (const [more, statuses] of [[[], [7, 56]], [["-n", "1"], [28]]] as [string[]
   });
 }
 
-Deno.test("echo_udp -c ends with 130 at Ctrl-C, without a word", { ignore: WINDOWS }, async () => {
+test("echo_udp -c ends with 130 at Ctrl-C, without a word", { ignore: WINDOWS }, async () => {
   const asked = Promise.withResolvers<void>();
   await using server = acting(() => asked.resolve());
   await using client = start("echo_udp", ["-c", `127.0.0.1:${server.port}`]);
   await client.type("hello\n");
   await soon(asked.promise, "the question");
   client.kill("SIGINT");
-  const { code, stdout, stderr } = await soon(client.finish(), "the client's end");
+  const { code, stdout, stderr } = await client.finish();
   assertEquals({ code, stdout, stderr }, { code: 130, stdout: "", stderr: "" });
 });
 
-Deno.test("echo_udp -c ends at the end of its input, not before, and not only when stdin is closed", async () => {
+test("echo_udp -c ends at the end of its input, not before, and not only when stdin is closed", async () => {
   await using server = echoing();
   await using client = start("echo_udp", ["-c", `127.0.0.1:${server.addr.port}`]);
   await client.type("one\n");
-  await soon(client.until(/^one\n/), "the first line");
+  await client.until(/^one\n/);
   await client.type("two\n");
-  await soon(client.until(/^one\ntwo\n/), "the second line");
-  assertEquals((await soon(client.finish(), "the client's end")).code, 0);
+  await client.until(/^one\ntwo\n/);
+  assertEquals((await client.finish()).code, 0);
 });
 
-Deno.test("echo_udp -c into a closed pipe ends quietly", { ignore: WINDOWS }, async () => {
+test("echo_udp -c into a closed pipe ends quietly", { ignore: WINDOWS }, async () => {
   await using server = echoing();
   const command = `yes | "$0" ${ECHO_UDP.join(" ")} -c 127.0.0.1:${server.addr.port}`;
   const piped = await feed("sh", ["-c", `{ ${command}; echo $? >&2; } | head -n 1`, Deno.execPath()], new Uint8Array());
@@ -1487,7 +1473,7 @@ Deno.test("echo_udp -c into a closed pipe ends quietly", { ignore: WINDOWS }, as
 });
 
 for (const [how, more, input] of [["-c", "", "yes | "], ["-n", "-n 2 -i 0", ""]]) {
-  Deno.test(`echo_udp ${how} onto a full disk is 23`, { ignore: !LINUX }, async () => {
+  test(`echo_udp ${how} onto a full disk is 23`, { ignore: !LINUX }, async () => {
     await using server = echoing();
     const shell = `${input}"$0" ${ECHO_UDP.join(" ")} -c 127.0.0.1:${server.addr.port} ${more} >/dev/full`;
     const { code, stderr } = await feed("sh", ["-c", shell, Deno.execPath()], new Uint8Array());
@@ -1511,7 +1497,7 @@ async function pinging(to: Deno.NetAddr, options: Partial<PingOptions> = {}) {
 const seqOf = (datagram: Uint8Array) => new DataView(datagram.buffer, datagram.byteOffset).getUint32(0);
 
 for (const hostname of ["127.0.0.1", "::1"]) {
-  Deno.test(`echo_udp -n prints a line each and a summary, as ping does, for ${hostname}`, {
+  test(`echo_udp -n prints a line each and a summary, as ping does, for ${hostname}`, {
     ignore: hostname === "::1" && NO_IPV6,
   }, async () => {
     await using server = echoing(hostname);
@@ -1524,7 +1510,7 @@ for (const hostname of ["127.0.0.1", "::1"]) {
   });
 }
 
-Deno.test("echo_udp -n without any answer says so, and is 28", async () => {
+test("echo_udp -n without any answer says so, and is 28", async () => {
   await using server = acting(() => {});
   const args = ["-c", `127.0.0.1:${server.port}`, "-n", "2", "-i", "0.01", "-w", "0.1"];
   const { code, stdout, stderr } = await run("echo_udp", args);
@@ -1533,7 +1519,7 @@ Deno.test("echo_udp -n without any answer says so, and is 28", async () => {
   assertEquals(server.received.length, 2);
 });
 
-Deno.test("echo_udp -n is 0 when at least one answer came back", async () => {
+test("echo_udp -n is 0 when at least one answer came back", async () => {
   await using server = acting((datagram, reply, n) => n === 2 && reply(datagram));
   const args = ["-c", `127.0.0.1:${server.port}`, "-n", "3", "-i", "0.01", "-w", "0.2"];
   const { code, stdout } = await run("echo_udp", args);
@@ -1541,17 +1527,17 @@ Deno.test("echo_udp -n is 0 when at least one answer came back", async () => {
   assertMatch(stdout, /^64 bytes from \S+: seq=2 .*\n3 sent, 1 received, 66\.[67]+% loss\nmin\/avg\/max\/mdev = .*\n$/);
 });
 
-Deno.test("echo_udp -n interrupted prints the summary so far, and is 130", { ignore: WINDOWS }, async () => {
+test("echo_udp -n interrupted prints the summary so far, and is 130", { ignore: WINDOWS }, async () => {
   await using server = echoing();
   await using client = start("echo_udp", ["-c", `127.0.0.1:${server.addr.port}`, "-n", "100"]);
-  await soon(client.until(/seq=1 .*\n/), "the first round trip");
+  await client.until(/seq=1 .*\n/);
   client.kill("SIGINT");
-  const { code, stdout, stderr } = await soon(client.finish(), "the client's end");
+  const { code, stdout, stderr } = await client.finish();
   assertEquals({ code, stderr }, { code: 130, stderr: "" });
   assertMatch(stdout, /^64 bytes .*\n1 sent, 1 received, 0% loss\nmin\/avg\/max\/mdev = .*\n$/);
 });
 
-Deno.test("echo_udp -n counts answers that are lost, doubled, out of order, damaged and late, each apart", async () => {
+test("echo_udp -n counts answers that are lost, doubled, out of order, damaged and late, each apart", async () => {
   using time = clock();
   using stranger = new Peer();
   const held: Uint8Array[] = [], seqs: number[] = [], last = Promise.withResolvers<void>();
@@ -1582,7 +1568,7 @@ Deno.test("echo_udp -n counts answers that are lost, doubled, out of order, dama
   assertEquals(counts.split(", ").slice(3).sort(), ["1 duplicate", "1 late", "1 out of order", "2 damaged"]);
 });
 
-Deno.test("echo_udp -n counts an answer out of order once, and not those after it", async () => {
+test("echo_udp -n counts an answer out of order once, and not those after it", async () => {
   const held: Uint8Array[] = [];
   await using server = acting(async (datagram, reply, n) => {
     if (n <= 2) return void held.push(datagram);
@@ -1594,7 +1580,7 @@ Deno.test("echo_udp -n counts an answer out of order once, and not those after i
   assertMatch(summary, /^4 sent, 4 received, 0% loss, 2 out of order\n/);
 });
 
-Deno.test("echo_udp -n is not fooled by answers that were never asked for", async () => {
+test("echo_udp -n is not fooled by answers that were never asked for", async () => {
   await using server = acting(async (datagram, reply, n) => {
     const invented = datagram.slice();
     new DataView(invented.buffer).setUint32(0, 1000 + n);
@@ -1606,7 +1592,7 @@ Deno.test("echo_udp -n is not fooled by answers that were never asked for", asyn
   assertMatch(summary, /^2 sent, 2 received, 0% loss, 8 damaged\n/);
 });
 
-Deno.test("echo_udp -n sends on without waiting for answers, and numbers what it sends", async () => {
+test("echo_udp -n sends on without waiting for answers, and numbers what it sends", async () => {
   await using server = acting(() => {});
   const started = performance.now();
   const { trips } = await pinging(server.addr, { count: 4, interval: 20, timeout: 50, size: 100 });
@@ -1617,7 +1603,7 @@ Deno.test("echo_udp -n sends on without waiting for answers, and numbers what it
 });
 
 for (const size of [4, 5, 1472, LARGEST]) {
-  Deno.test(`echo_udp -n takes --size ${size}`, async () => {
+  test(`echo_udp -n takes --size ${size}`, async () => {
     await using server = echoing();
     const args = ["-c", `127.0.0.1:${server.addr.port}`, "-n", "2", "-i", "0", "--size", `${size}`];
     const { code, stdout } = await run("echo_udp", args);
@@ -1626,7 +1612,7 @@ for (const size of [4, 5, 1472, LARGEST]) {
   });
 }
 
-Deno.test("echo_udp -i 0 sends as fast as answers come back", async () => {
+test("echo_udp -i 0 sends as fast as answers come back", async () => {
   await using server = echoing();
   const started = performance.now();
   const { seqs } = await pinging(server.addr, { count: 2000 });
@@ -1634,7 +1620,7 @@ Deno.test("echo_udp -i 0 sends as fast as answers come back", async () => {
   assertLess(performance.now() - started, 5000); // by the clock alone it would be 20 s
 });
 
-Deno.test("echo_udp -n ends when the signal aborts", async () => {
+test("echo_udp -n ends when the signal aborts", async () => {
   await using server = acting(() => {});
   using peer = new Peer();
   const stop = new AbortController(), trips = new RoundTrips(), { signal } = stop;
@@ -1645,7 +1631,7 @@ Deno.test("echo_udp -n ends when the signal aborts", async () => {
   assertEquals((error as Failure).status, 130);
 });
 
-Deno.test("round trips are summed up as ping does it", () => {
+test("round trips are summed up as ping does it", () => {
   const trips = new RoundTrips();
   assertEquals(`${trips}`, "0 sent, 0 received, 0% loss");
   trips.sent = 5;
@@ -1656,7 +1642,7 @@ Deno.test("round trips are summed up as ping does it", () => {
   assertMatch(`${trips}`, /^5 sent, 4 received, 20% loss, 2 duplicate, 1 late\nmin/);
 });
 
-Deno.test("round trips keep their accuracy: one, equal ones, long ones, many", () => {
+test("round trips keep their accuracy: one, equal ones, long ones, many", () => {
   const one = new RoundTrips(), equal = new RoundTrips(), many = new RoundTrips();
   one.sent = equal.sent = 3, one.add(0.1234);
   assertEquals(`${one}`, "3 sent, 1 received, 66.7% loss\nmin/avg/max/mdev = 0.12/0.12/0.12/0.00 ms");
@@ -1667,7 +1653,7 @@ Deno.test("round trips keep their accuracy: one, equal ones, long ones, many", (
   assertAlmostEquals(Number(mdev), 0.25, 0.01);
 });
 
-Deno.test("round trips never call it no loss when something was lost", () => {
+test("round trips never call it no loss when something was lost", () => {
   const trips = new RoundTrips();
   trips.sent = 100_000;
   for (let i = 1; i < 100_000; i++) trips.add(1);
@@ -1705,25 +1691,25 @@ async function through(command: string, args: (port: number) => string[], chunk:
   }
 }
 
-Deno.test(
+test(
   "echo_udp gives 3 MB back through nc",
   { ignore: missing("nc") },
   () => through("nc", (port) => ["-u", "127.0.0.1", `${port}`], 8192),
 );
 
-Deno.test(
+test(
   "echo_udp gives 3 MB back through nc over IPv6",
   { ignore: NO_IPV6 || missing("nc") },
   () => through("nc", (port) => ["-6", "-u", "::1", `${port}`], 8192, "::1"),
 );
 
-Deno.test(
+test(
   "echo_udp gives 3 MB back through ncat",
   { ignore: missing("ncat") },
   () => through("ncat", (port) => ["-u", "127.0.0.1", `${port}`], 8192),
 );
 
-Deno.test(
+test(
   "echo_udp gives 3 MB back through socat",
   { ignore: missing("socat") },
   () => through("socat", (port) => ["-b", "65507", "-", `UDP4:127.0.0.1:${port}`], 60_000),
@@ -1742,7 +1728,7 @@ while True:
     sys.stdout.buffer.write(s.recv(65535))
 `;
 
-Deno.test("echo_udp gives 3 MB back to python3, in datagrams of the largest size", {
+test("echo_udp gives 3 MB back to python3, in datagrams of the largest size", {
   ignore: missing("python3"),
 }, async () => {
   await using server = echoing();
@@ -1762,9 +1748,9 @@ while True:
     s.sendto(data, peer)
 `;
 
-Deno.test("echo_udp -c and -n ask the lab sheet's own server", { ignore: NO_IPV6 || missing("python3") }, async () => {
+test("echo_udp -c and -n ask the lab sheet's own server", { ignore: NO_IPV6 || missing("python3") }, async () => {
   await using server = new Running("python3", ["-c", LAB_SHEET]);
-  const [, port] = await soon(server.until(/port (\d+)\n/), "the server");
+  const [, port] = await server.until(/port (\d+)\n/);
   const lines = await run("echo_udp", ["-c", `localhost:${port}`], "one\n\ntwo");
   assertEquals(lines, { code: 0, signal: null, stdout: "one\n\ntwo", stderr: "" });
   const trips = await run("echo_udp", ["-c", `127.0.0.1:${port}`, "-n", "2", "-i", "0", "--size", "1500"]);
@@ -1773,14 +1759,14 @@ Deno.test("echo_udp -c and -n ask the lab sheet's own server", { ignore: NO_IPV6
   assertEquals([cut.code, cut.stdout], [28, "1 sent, 0 received, 100% loss, 1 damaged\n"]);
 });
 
-Deno.test("echo_udp -c and -n ask inetd's own echo", { ignore: confined() || missing("inetd") }, async () => {
+test("echo_udp -c and -n ask inetd's own echo", { ignore: confined() || missing("inetd") }, async () => {
   const config = await Deno.makeTempFile();
   try {
     await Deno.writeTextFile(config, "10.9.8.7:echo dgram udp wait root internal\n");
     // Its port, 7, in a network of its own; loopback's addresses it does not answer.
-    const shell = 'ip link set lo up && ip addr add 10.9.8.7/32 dev lo && exec inetd -d -i "$0"';
+    const shell = `${network("10.9.8.7/32")} && exec inetd -d -i "$0"`;
     await using inetd = new Running("unshare", ["-n", "sh", "-c", shell, config]);
-    await soon(inetd.until(/ADD.*echo/, "stderr"), "inetd");
+    await inetd.until(/ADD.*echo/, "stderr");
     const inside = ["-t", `${inetd.pid}`, "-n", Deno.execPath(), ...ECHO_UDP, "-c", "10.9.8.7:echo"];
     const lines = await feed("nsenter", inside, bytesOf("one\n\ntwo"));
     assertEquals({ ...lines, stdout: textOf(lines.stdout) }, { code: 0, stdout: "one\n\ntwo", stderr: "" });

@@ -3,6 +3,7 @@ import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "jsr
 import { framing, get, Parser } from "../http_get.ts";
 import { Failure } from "../utils.ts";
 import { bytes, text } from "./http_servers.ts";
+import { test } from "./helpers.ts";
 
 /** What a parser makes of an answer that comes in these pieces, and then ends with the connection. */
 function parse(pieces: Iterable<Uint8Array>, method = "GET") {
@@ -38,7 +39,7 @@ type Case = [behaviour: string, answer: string, body: string, failure?: number |
 /** Checks that an answer means the same however it is cut: a body, and a failure's status where there is one. */
 function check(...cases: Case[]) {
   for (const [behaviour, answer, body, failure = 0, method] of cases) {
-    Deno.test(`http_get ${behaviour}`, () => {
+    test(`http_get ${behaviour}`, () => {
       const whole = parse([bytes(answer)], method);
       assertEquals([whole.body, whole.failure], [body, failure === CLOSED ? 0 : failure], whole.message);
       if (typeof failure === "string" || failure === 0) assertEquals(whole.waited, failure === CLOSED);
@@ -171,12 +172,12 @@ check(
   ["refuses a bare CR before a line end", `${OK}A: b\r\r\n\r\nxy`, "", 8],
 );
 
-Deno.test("http_get knows that an answer is not HTTP at its first bytes, without a line end", () => {
+test("http_get knows that an answer is not HTTP at its first bytes, without a line end", () => {
   const parser = new Parser("GET");
   assertThrows(() => [...parser.feed(bytes("\x15\x03\x01"))], Failure, "which is TLS: try https://");
 });
 
-Deno.test("http_get says which rule of RFC 9112 frames a body, and shows chunks and trailers", () => {
+test("http_get says which rule of RFC 9112 frames a body, and shows chunks and trailers", () => {
   const said = (answer: string, method?: string) => parse([bytes(answer)], method).log;
   assertEquals(said(`${CHUNKED}5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n`), [
     "body: chunked (RFC 9112 6.3, rule 4)",
@@ -202,7 +203,7 @@ Deno.test("http_get says which rule of RFC 9112 frames a body, and shows chunks 
   assertMatch(parse([bytes(`${OK}Content-Length: 1, 2\r\n\r\n`)]).message, /"Content-Length: 1, 2".*6\.3, rule 5/);
 });
 
-Deno.test("http_get keeps the header section as it came, byte for byte", () => {
+test("http_get keeps the header section as it came, byte for byte", () => {
   const head = `HTTP/1.1 200 \xe9\r\nA: b\n c\r\nContent-Length:  1 \r\n\r\n`;
   for (const pieces of cuts(bytes(`${head}x`))) {
     const parser = new Parser("GET"), events = pieces.flatMap((piece) => [...parser.feed(piece.slice())]);
@@ -213,7 +214,7 @@ Deno.test("http_get keeps the header section as it came, byte for byte", () => {
   }
 });
 
-Deno.test("http_get decodes a body in place, and gives a piece's share of it at once", () => {
+test("http_get decodes a body in place, and gives a piece's share of it at once", () => {
   const piece = bytes(`${CHUNKED}5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n`), events = [...new Parser("GET").feed(piece)];
   const [, body] = events;
   assert(events.length === 2 && body instanceof Uint8Array);
@@ -243,14 +244,14 @@ const FLOODS: [what: string, start: string, again: string, most: number][] = [
   ["answers that are not final", "", `HTTP/1.1 100 Continue\r\nA: ${"b".repeat(3000)}\r\n\r\n`, 7_000_000],
 ];
 for (const [what, start, again, most] of FLOODS) {
-  Deno.test(`http_get stops at ${what} without end`, () => {
+  test(`http_get stops at ${what} without end`, () => {
     const { failure, fed } = flood(start, again);
     assertEquals(failure.status, 63, failure.message);
     assertLess(fed, most);
   });
 }
 
-Deno.test("http_get takes a header section of 5,000 lines, and one of 300 KiB", () => {
+test("http_get takes a header section of 5,000 lines, and one of 300 KiB", () => {
   const lines = `${OK}${"A: b\r\n".repeat(4999)}Content-Length: 1\r\n\r\nx`;
   assertEquals(parse([bytes(lines)]).body, "x");
   assertEquals(parse([bytes(lines.replace("\r\n", "\r\nA: b\r\n"))]).failure, 63);
@@ -271,7 +272,7 @@ const LONG: [what: string, answer: string, failure: number][] = [
   ["body of chunks of one byte", `${CHUNKED}${"1\r\nx\r\n".repeat(17_000)}0\r\n\r\n`, 0],
 ];
 for (const [what, answer, failure] of LONG) {
-  Deno.test(`http_get reads a long ${what} in good time, whole or byte by byte`, () => {
+  test(`http_get reads a long ${what} in good time, whole or byte by byte`, () => {
     const all = bytes(answer), single = Array.from(all, (_, i) => all.subarray(i, i + 1));
     const started = performance.now(), [whole, cut] = [parse([all]), parse(single)];
     assertLess(performance.now() - started, 5000, "milliseconds");
@@ -287,7 +288,7 @@ const split = (all: Uint8Array) =>
   });
 const binary = fc.uint8Array({ maxLength: 200 }).map(text);
 
-Deno.test("http_get puts any chunks together, however they are cut", () => {
+test("http_get puts any chunks together, however they are cut", () => {
   const chunk = fc.tuple(binary.filter((data) => data !== ""), fc.constantFrom("", ";x", " ;a=b"), fc.boolean());
   const answer = fc.array(chunk, { maxLength: 8 }).map((chunks) => {
     const sized = chunks.map(([data, extension, upper]) => {
@@ -302,7 +303,7 @@ Deno.test("http_get puts any chunks together, however they are cut", () => {
   }));
 });
 
-Deno.test("http_get takes any body by its length or to the close, however it is cut", () => {
+test("http_get takes any body by its length or to the close, however it is cut", () => {
   const answer = fc.tuple(binary, fc.boolean()).chain(([body, long]) =>
     fc.tuple(fc.constant(body), split(bytes(`${OK}${long ? `Content-Length: ${body.length}\r\n` : ""}\r\n${body}`)))
   );
@@ -312,7 +313,7 @@ Deno.test("http_get takes any body by its length or to the close, however it is 
   }));
 });
 
-Deno.test("http_get throws nothing but a failure with a status, whatever bytes come", () => {
+test("http_get throws nothing but a failure with a status, whatever bytes come", () => {
   const part = fc.oneof(
     ...[OK, CHUNKED, "HTTP/1.1 ", "\r\n", "\n", "\r", "0\r\n", "1\r\nx\r\n", "5", ":", " ", "\0", "A: b\r\n"]
       .map((each) => fc.constant(each)),
@@ -335,7 +336,7 @@ Deno.test("http_get throws nothing but a failure with a status, whatever bytes c
   );
 });
 
-Deno.test("http_get decides the length by the rules in their order", () => {
+test("http_get decides the length by the rules in their order", () => {
   const head = (status: number, ...fields: [string, string][]) => ({ status, line: "", fields, bytes: bytes("") });
   const chunked: [string, string] = ["Transfer-Encoding", "chunked"], five: [string, string] = ["Content-Length", "5"];
   assertEquals(framing("HEAD", head(200, chunked, five)).length, 0);
@@ -346,7 +347,7 @@ Deno.test("http_get decides the length by the rules in their order", () => {
   assertEquals(assertThrows(() => framing("GET", head(200, five, ["content-length", "6"])), Failure).status, 8);
 });
 
-Deno.test("http_get sends a request that takes several writes, and yields the answer as it arrives", async () => {
+test("http_get sends a request that takes several writes, and yields the answer as it arrives", async () => {
   let sent = "", reads = 0;
   const conn = {
     write: (bytes: Uint8Array) => {

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes, as
 import { main, type Options, parseField, parseURL, progress, redirect, request } from "../http_get.ts";
 import { Failure, Trace } from "../utils.ts";
 import { bytes, checksum, collect, compress, folder, hold, random, RawServer, text, write } from "./http_servers.ts";
+import { test } from "./helpers.ts";
 
 const OK = "HTTP/1.1 200 OK\r\n", HI = `${OK}Content-Length: 2\r\n\r\nhi`, NOWHERE = new URL("http://localhost/");
 
@@ -24,7 +25,7 @@ const status = (act: () => unknown) => assertThrows(act, Failure).status;
 const lines = (url: string, options: Partial<Options> = {}) =>
   text(request(new URL(url), { url: new URL(url), ...options })).split("\r\n");
 
-Deno.test("http_get sends a request line, and four headers", async () => {
+test("http_get sends a request line, and four headers", async () => {
   await using server = new RawServer(HI);
   assertEquals(await collect({ url: server.url("/a?b=c") }), { body: "hi", code: 0, message: "" });
   assertEquals(server.requests, [
@@ -33,7 +34,7 @@ Deno.test("http_get sends a request line, and four headers", async () => {
   ]);
 });
 
-Deno.test("http_get asks for the headers only, in HTTP/1.0, or for something compressed, if told to", () => {
+test("http_get asks for the headers only, in HTTP/1.0, or for something compressed, if told to", () => {
   assertEquals(lines("http://a/b", { head: true })[0], "HEAD /b HTTP/1.1");
   assertEquals(lines("http://a/b", { http1: true })[0], "GET /b HTTP/1.0");
   assert(lines("http://a/b", { http1: true }).includes("Host: a"));
@@ -41,7 +42,7 @@ Deno.test("http_get asks for the headers only, in HTTP/1.0, or for something com
   assert(!lines("http://a/b").some((line) => line.startsWith("Accept-Encoding")));
 });
 
-Deno.test("http_get names the host with its port where that is not the usual one, and IPv6 in brackets", () => {
+test("http_get names the host with its port where that is not the usual one, and IPv6 in brackets", () => {
   const hosts = {
     "http://example.com/": "example.com",
     "http://example.com:80/": "example.com",
@@ -57,7 +58,7 @@ Deno.test("http_get names the host with its port where that is not the usual one
   for (const [url, host] of Object.entries(hosts)) assertEquals(lines(url)[1], `Host: ${host}`);
 });
 
-Deno.test("http_get keeps the fragment to itself, and the rest of the target as it is", () => {
+test("http_get keeps the fragment to itself, and the rest of the target as it is", () => {
   const targets = {
     "http://a": "/",
     "http://a#b": "/",
@@ -75,7 +76,7 @@ Deno.test("http_get keeps the fragment to itself, and the rest of the target as 
   for (const [url, target] of Object.entries(targets)) assertEquals(lines(url)[0], `GET ${target} HTTP/1.1`);
 });
 
-Deno.test("http_get turns a user and a password in the URL into Basic authentication, byte for byte", () => {
+test("http_get turns a user and a password in the URL into Basic authentication, byte for byte", () => {
   const credentials = {
     "http://Aladdin:open%20sesame@a/": "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", // RFC 7617's own example
     "http://user@a/": `Basic ${btoa("user:")}`,
@@ -87,7 +88,7 @@ Deno.test("http_get turns a user and a password in the URL into Basic authentica
   assert(!lines("http://a/").some((line) => line.startsWith("Authorization")));
 });
 
-Deno.test("http_get lets -H replace, remove and add headers", () => {
+test("http_get lets -H replace, remove and add headers", () => {
   const given = (...headers: string[]) => lines("http://u:p@a/", { headers: headers.map(parseField) }).slice(1, -2);
   assert(given("Host: b").includes("Host: b") && !given("Host: b").includes("Host: a"));
   assertEquals(given("host:", "USER-AGENT:", "accept: ", "connection:", "authorization:"), []);
@@ -97,19 +98,19 @@ Deno.test("http_get lets -H replace, remove and add headers", () => {
   assertEquals(given("Authorization: Bearer z").filter((line) => /^auth/i.test(line)).length, 1);
 });
 
-Deno.test("http_get says which client it is, as -A or -H tell it to", () => {
+test("http_get says which client it is, as -A or -H tell it to", () => {
   const agent = (options: Partial<Options>) => lines("http://a/", options).filter((line) => /^user/i.test(line));
   assertEquals(agent({ "user-agent": "me" }), ["User-Agent: me"]);
   assertEquals(agent({ "user-agent": "me", headers: [["User-Agent", "you"]] }), ["User-Agent: you"]);
 });
 
-Deno.test("http_get refuses CR, LF and NUL in a URL", () => {
+test("http_get refuses CR, LF and NUL in a URL", () => {
   for (const bad of ["http://a/\r\nHost: b", "http://a/\n", "http://a\0/", "http://a/\t", "\nhttp://a/"]) {
     assertEquals(status(() => parseURL(bad)), 3, JSON.stringify(bad));
   }
 });
 
-Deno.test("http_get refuses headers that are none, or that smuggle", () => {
+test("http_get refuses headers that are none, or that smuggle", () => {
   for (
     const bad of ["A: b\r\nC: d", "A: b\nC: d", "A: b\rC", "A: b\0", "A\r\n: b", "A", ": b", "A b: c", "A : b", "ä: b"]
   ) {
@@ -119,7 +120,7 @@ Deno.test("http_get refuses headers that are none, or that smuggle", () => {
   assertEquals(parseField("A: bücher"), ["A", "bücher"]);
 });
 
-Deno.test("http_get takes a URL without http://, and refuses what is none", () => {
+test("http_get takes a URL without http://, and refuses what is none", () => {
   const good = {
     "localhost:8080/a": "http://localhost:8080/a",
     "example.com": "http://example.com/",
@@ -158,7 +159,7 @@ const redirecting = (location: string, code = 302, more = "") =>
   );
 const targets = (server: RawServer) => server.requests.map((request) => request.split(" ")[1]);
 
-Deno.test("http_get follows 301, 302, 303, 307 and 308 with -L, and nothing else", async () => {
+test("http_get follows 301, 302, 303, 307 and 308 with -L, and nothing else", async () => {
   for (const code of [301, 302, 303, 307, 308]) {
     await using server = redirecting("/b", code);
     assertEquals((await collect({ url: server.url() })).body, "moved");
@@ -171,7 +172,7 @@ Deno.test("http_get follows 301, 302, 303, 307 and 308 with -L, and nothing else
   }
 });
 
-Deno.test("http_get finds where relative redirects lead", () => {
+test("http_get finds where relative redirects lead", () => {
   const leads = (location: string) => redirect(new URL("http://h:8080/a/b/c?d#e"), location).href;
   assertEquals(leads("http://g:81/x"), "http://g:81/x");
   assertEquals(leads("/x"), "http://h:8080/x");
@@ -186,7 +187,7 @@ Deno.test("http_get finds where relative redirects lead", () => {
   assertEquals(leads("http://b\xc3\xbccher.example/"), "http://xn--bcher-kva.example/");
 });
 
-Deno.test("http_get asks for the place that a redirect leads to, without its fragment", async () => {
+test("http_get asks for the place that a redirect leads to, without its fragment", async () => {
   for (
     const [location, target] of [["/a/../b?c#d", "/b?c"], ["?x", "/?x"], ["b\xe9", "/b%e9"], ["/\xc3\xa0", "/%c3%a0"], [
       "/a b",
@@ -199,14 +200,14 @@ Deno.test("http_get asks for the place that a redirect leads to, without its fra
   }
 });
 
-Deno.test("http_get takes a redirect that leads nowhere for the answer", async () => {
+test("http_get takes a redirect that leads nowhere for the answer", async () => {
   for (const answer of ["HTTP/1.1 302 Found\r\n\r\nx", "HTTP/1.1 302 Found\r\nLocation: \r\n\r\nx"]) {
     await using server = new RawServer(answer);
     assertEquals((await collect({ url: server.url(), location: true })).body, "x");
   }
 });
 
-Deno.test("http_get does not read, nor wait for, the body of a redirect", async () => {
+test("http_get does not read, nor wait for, the body of a redirect", async () => {
   await using server = new RawServer(async (conn, request) => {
     if (!request.startsWith("GET / ")) return await write(conn, HI);
     await write(conn, "HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 999999\r\n\r\n");
@@ -215,7 +216,7 @@ Deno.test("http_get does not read, nor wait for, the body of a redirect", async 
   assertEquals((await collect({ url: server.url(), location: true, "max-filesize": 2 })).body, "hi");
 });
 
-Deno.test("http_get ends a loop of redirects after 20, or as many as --max-redirs says", async () => {
+test("http_get ends a loop of redirects after 20, or as many as --max-redirs says", async () => {
   await using server = new RawServer("HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n");
   const { code, message } = await collect({ url: server.url(), location: true });
   assertEquals([code, server.requests.length], [47, 21], message);
@@ -230,7 +231,7 @@ Deno.test("http_get ends a loop of redirects after 20, or as many as --max-redir
   assertEquals((await collect({ url: chain.url(), location: true, "max-redirs": 3 })).body, "hi");
 });
 
-Deno.test("http_get does not follow a redirect to another scheme, to what is no URL, or from https to http", () => {
+test("http_get does not follow a redirect to another scheme, to what is no URL, or from https to http", () => {
   const from = new URL("https://a/b");
   for (const bad of ["ftp://a/", "file:///etc/passwd", "javascript:alert(1)", "data:,x", "http://a/b"]) {
     assertEquals(status(() => redirect(from, bad)), 1, bad);
@@ -245,7 +246,7 @@ Deno.test("http_get does not follow a redirect to another scheme, to what is no 
   }
 });
 
-Deno.test("http_get keeps Authorization, Cookie and a Host of its own from another origin", async () => {
+test("http_get keeps Authorization, Cookie and a Host of its own from another origin", async () => {
   await using other = new RawServer(HI);
   await using server = redirecting(other.url("/b").href);
   const headers = ["Cookie: crumb", "Proxy-Authorization: x", "Host: mine", "X: 1"].map(parseField);
@@ -266,7 +267,7 @@ Deno.test("http_get keeps Authorization, Cookie and a Host of its own from anoth
   assert(!/Bearer|cookie/i.test(other.requests[1]));
 });
 
-Deno.test("http_get takes the same host with TLS, or by another name, for another origin", () => {
+test("http_get takes the same host with TLS, or by another name, for another origin", () => {
   const options = { url: new URL("http://u:p@a/"), headers: [["Cookie", "c"]] as [string, string][] };
   const secrets = (url: string) => text(request(new URL(url), options)).match(/^(Cookie|Authorization)/gm)?.length ?? 0;
   assertEquals(secrets("http://a/b"), 2);
@@ -274,7 +275,7 @@ Deno.test("http_get takes the same host with TLS, or by another name, for anothe
   for (const url of ["https://a/", "http://a:81/", "http://a.b/", "http://A.:80/"]) assertEquals(secrets(url), 0, url);
 });
 
-Deno.test("http_get gives its secrets to the same origin again, and none that a redirect invents", async () => {
+test("http_get gives its secrets to the same origin again, and none that a redirect invents", async () => {
   await using server = redirecting("/b");
   const url = server.url();
   url.username = "me";
@@ -286,7 +287,7 @@ Deno.test("http_get gives its secrets to the same origin again, and none that a 
   assert(!other.requests[0].includes("Authorization"));
 });
 
-Deno.test("http_get stays with HEAD along redirects", async () => {
+test("http_get stays with HEAD along redirects", async () => {
   await using server = redirecting("/b", 303);
   const { body } = await collect({ url: server.url(), location: true, head: true });
   assertEquals(server.requests.map((each) => each.slice(0, 6)), ["HEAD /", "HEAD /"]);
@@ -295,7 +296,7 @@ Deno.test("http_get stays with HEAD along redirects", async () => {
 
 // The answer
 
-Deno.test("http_get returns when the answer is whole, though the server keeps the connection open", async () => {
+test("http_get returns when the answer is whole, though the server keeps the connection open", async () => {
   const chunked = `${OK}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n`;
   for (const answer of [HI, chunked, "HTTP/1.1 204 No\r\n\r\n", "HTTP/1.1 304 No\r\nContent-Length: 3\r\n\r\n"]) {
     await using server = new RawServer((conn) => write(conn, answer).then(() => hold(conn)));
@@ -308,13 +309,13 @@ Deno.test("http_get returns when the answer is whole, though the server keeps th
   }
 });
 
-Deno.test("http_get prints the headers of all answers with -i, as they came", async () => {
+test("http_get prints the headers of all answers with -i, as they came", async () => {
   const heads = "HTTP/1.1 100 Go on\r\nA: b\r\n\r\nHTTP/1.1 200 \xe9\nB:\xff\n c\r\nContent-Length: 1\r\n\r\n";
   await using server = new RawServer(`${heads}xyz`);
   assertEquals((await collect({ url: server.url(), include: true })).body, `${heads}x`);
 });
 
-Deno.test("http_get prints the body of an error, and with -f only says which error", async () => {
+test("http_get prints the body of an error, and with -f only says which error", async () => {
   await using server = new RawServer("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\noops");
   assertEquals(await collect({ url: server.url() }), { body: "oops", code: 0, message: "" });
   const message = "the server answers 404 Not Found";
@@ -324,7 +325,7 @@ Deno.test("http_get prints the body of an error, and with -f only says which err
   assertEquals((await collect({ url: fine.url(), fail: true })).body, "fine");
 });
 
-Deno.test("http_get gives the same answer whether it comes at once or byte by byte", async () => {
+test("http_get gives the same answer whether it comes at once or byte by byte", async () => {
   const answer = `${OK}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n`;
   await using server = new RawServer(async (conn) => {
     (conn as Deno.TcpConn).setNoDelay(true);
@@ -348,7 +349,7 @@ async function large(options: Omit<Options, "write">): Promise<string> {
   return await checksum(...all);
 }
 
-Deno.test("http_get passes on a large body unharmed, while the next piece is received", async () => {
+test("http_get passes on a large body unharmed, while the next piece is received", async () => {
   const body = random(8 << 20);
   await using server = new RawServer(async (conn, request) => {
     const sized = request.startsWith("GET /sized ");
@@ -360,7 +361,7 @@ Deno.test("http_get passes on a large body unharmed, while the next piece is rec
   }
 });
 
-Deno.test("http_get passes on a large body in chunks of all sizes unharmed", async () => {
+test("http_get passes on a large body in chunks of all sizes unharmed", async () => {
   const body = random(3 << 20);
   await using server = new RawServer(async (conn) => {
     await write(conn, `${OK}Transfer-Encoding: chunked\r\n\r\n`);
@@ -375,7 +376,7 @@ Deno.test("http_get passes on a large body in chunks of all sizes unharmed", asy
   assertEquals(await large({ url: server.url() }), await checksum(body));
 });
 
-Deno.test("http_get passes on a body as it arrives, and reads no more than it can pass on", async () => {
+test("http_get passes on a body as it arrives, and reads no more than it can pass on", async () => {
   const turn = Promise.withResolvers<void>();
   await using server = new RawServer(async (conn) => {
     await write(conn, `${OK}Content-Length: 10\r\n\r\nhello`);
@@ -409,7 +410,7 @@ Deno.test("http_get passes on a body as it arrives, and reads no more than it ca
   assertEquals((await work).code, 28, "though the write never ends");
 });
 
-Deno.test("http_get ends at once when its output fails, though the server is silent", async () => {
+test("http_get ends at once when its output fails, though the server is silent", async () => {
   await using server = new RawServer((conn) =>
     write(conn, `${OK}Content-Length: 10\r\n\r\nhello`).then(() => hold(conn))
   );
@@ -418,7 +419,7 @@ Deno.test("http_get ends at once when its output fails, though the server is sil
   assertEquals([code, message], [23, "full"]);
 });
 
-Deno.test("http_get has written what came before it says that the end is missing", async () => {
+test("http_get has written what came before it says that the end is missing", async () => {
   await using server = new RawServer(`${OK}Content-Length: 10\r\n\r\nhello`);
   let body = "";
   const write = async (bytes: Uint8Array) => {
@@ -430,7 +431,7 @@ Deno.test("http_get has written what came before it says that the end is missing
   assertEquals(body, "hello");
 });
 
-Deno.test("http_get says what ended early, and that nothing came", async () => {
+test("http_get says what ended early, and that nothing came", async () => {
   await using empty = new RawServer("");
   assertEquals((await collect({ url: empty.url() })).code, 52);
   await using early = new RawServer(`${OK}Content-Length: 10\r\n\r\nhello`);
@@ -441,7 +442,7 @@ Deno.test("http_get says what ended early, and that nothing came", async () => {
   });
 });
 
-Deno.test("http_get takes no more than --max-filesize allows, and nothing where that is known before", async () => {
+test("http_get takes no more than --max-filesize allows, and nothing where that is known before", async () => {
   await using sized = new RawServer(HI);
   assertEquals((await collect({ url: sized.url(), "max-filesize": 2 })).body, "hi");
   assertEquals(await collect({ url: sized.url(), "max-filesize": 1 }), {
@@ -464,7 +465,7 @@ Deno.test("http_get takes no more than --max-filesize allows, and nothing where 
   assertEquals([most.body.length, most.code], [5000, 63]);
 });
 
-Deno.test("http_get stops when its signal says so, connecting, waiting or receiving", async () => {
+test("http_get stops when its signal says so, connecting, waiting or receiving", async () => {
   for (const answer of ["", OK, `${OK}Content-Length: 9\r\n\r\nhello`]) {
     const stop = new AbortController();
     await using server = new RawServer(async (conn) => {
@@ -492,7 +493,7 @@ const HELLO = bytes("hello, hello, hello"), PLAIN = { body: text(HELLO), code: 0
 const gzip = await compress("gzip", HELLO), zlib = await compress("deflate", HELLO);
 const raw = await compress("deflate-raw", HELLO);
 
-Deno.test("http_get undoes gzip and deflate with --compressed, zlib's and the bare one", async () => {
+test("http_get undoes gzip and deflate with --compressed, zlib's and the bare one", async () => {
   assertEquals(await coded("Content-Encoding: gzip", gzip), PLAIN);
   assertEquals(await coded("content-encoding: X-GZip", gzip), PLAIN);
   assertEquals(await coded("Content-Encoding: deflate", zlib), PLAIN);
@@ -505,7 +506,7 @@ Deno.test("http_get undoes gzip and deflate with --compressed, zlib's and the ba
   assertEquals(await coded("Content-Encoding: gzip", bytes("")), { body: "", code: 0, message: "" });
 });
 
-Deno.test("http_get undoes a transfer coding, asked or not", async () => {
+test("http_get undoes a transfer coding, asked or not", async () => {
   const chunk = `${gzip.length.toString(16)}\r\n${text(gzip)}\r\n0\r\n\r\n`;
   await using chunked = new RawServer(`${OK}Transfer-Encoding: gzip, chunked\r\n\r\n${chunk}`);
   assertEquals(await collect({ url: chunked.url() }), PLAIN);
@@ -517,7 +518,7 @@ Deno.test("http_get undoes a transfer coding, asked or not", async () => {
   assertEquals((await collect({ url: mad.url() })).code, 61);
 });
 
-Deno.test("http_get says 61 for a coding that is damaged, cut short, followed by more, or unknown", async () => {
+test("http_get says 61 for a coding that is damaged, cut short, followed by more, or unknown", async () => {
   const damaged = gzip.slice(), crc = gzip.slice();
   damaged[12] ^= 0xff, crc[gzip.length - 6] ^= 1;
   const junk = bytes(text(gzip) + "junk");
@@ -546,12 +547,12 @@ Deno.test("http_get says 61 for a coding that is damaged, cut short, followed by
   assertEquals(await coded("Content-Encoding: br", HELLO, {}), PLAIN);
 });
 
-Deno.test("http_get says 18, not 61, when a coded body ends early", async () => {
+test("http_get says 18, not 61, when a coded body ends early", async () => {
   await using server = new RawServer(`${OK}Content-Encoding: gzip\r\nContent-Length: 99\r\n\r\n${text(gzip)}`);
   assertEquals((await collect({ url: server.url(), compressed: true })).code, 18);
 });
 
-Deno.test("http_get expands what is highly compressed in small pieces", async () => {
+test("http_get expands what is highly compressed in small pieces", async () => {
   const zeros = await compress("gzip", new Uint8Array(100e6));
   let size = 0, largest = 0;
   const take = (bytes: Uint8Array) =>
@@ -563,7 +564,7 @@ Deno.test("http_get expands what is highly compressed in small pieces", async ()
 
 // The command line
 
-Deno.test("http_get refuses a bad command line before anything is sent", async () => {
+test("http_get refuses a bad command line before anything is sent", async () => {
   await using server = new RawServer(HI);
   const url = server.url().href;
   const bad: [status: number, says: RegExp, ...args: string[]][] = [
@@ -594,7 +595,7 @@ Deno.test("http_get refuses a bad command line before anything is sent", async (
   assertEquals(server.requests, []);
 });
 
-Deno.test("http_get understands curl's letters and long names alike", async () => {
+test("http_get understands curl's letters and long names alike", async () => {
   using dir = folder();
   await using server = new RawServer(HI);
   const url = server.url().href, file = `${dir.path}/a`;
@@ -613,7 +614,7 @@ Deno.test("http_get understands curl's letters and long names alike", async () =
   assertEquals(Deno.readTextFileSync(file), `${OK}Content-Length: 2\r\n\r\n`);
 });
 
-Deno.test("http_get -o leaves a file when all of it came, and nothing otherwise", async () => {
+test("http_get -o leaves a file when all of it came, and nothing otherwise", async () => {
   using dir = folder();
   const file = `${dir.path}/a`, seen: string[][] = [];
   await using server = new RawServer(async (conn, request) => {
@@ -634,7 +635,7 @@ Deno.test("http_get -o leaves a file when all of it came, and nothing otherwise"
   assert(seen.every((names) => names.some((name) => name.endsWith(".part"))));
 });
 
-Deno.test("http_get -o keeps a link and the mode of a file, and writes to what is no file", async () => {
+test("http_get -o keeps a link and the mode of a file, and writes to what is no file", async () => {
   if (Deno.build.os === "windows") return;
   using dir = folder();
   await using server = new RawServer(HI);
@@ -656,19 +657,19 @@ Deno.test("http_get -o keeps a link and the mode of a file, and writes to what i
   assertMatch(stderr, /cannot write .*is a directory/);
 });
 
-Deno.test("http_get escapes what a server says in its messages", async () => {
+test("http_get escapes what a server says in its messages", async () => {
   await using server = new RawServer("HTTP/1.1 500 \x1b[31mred\x07\r\n\r\n");
   const { code, stderr } = await complain("-f", server.url().href);
   assertEquals([code, stderr], [22, "http_get: the server answers 500 \\x1b[31mred\\x07"]);
 });
 
-Deno.test("http_get -m bounds the whole exchange, a stalled body too", async () => {
+test("http_get -m bounds the whole exchange, a stalled body too", async () => {
   await using server = new RawServer((conn) => write(conn, `${OK}Content-Length: 9\r\n\r\n`).then(() => hold(conn)));
   const { code, stderr } = await complain("-m", "0.2", server.url().href);
   assertEquals([code, stderr], [28, "http_get: not done within 0.2 s"]);
 });
 
-Deno.test("http_get tells of hops, framing and chunks with -v, and draws them", async () => {
+test("http_get tells of hops, framing and chunks with -v, and draws them", async () => {
   await using server = redirecting("/b\x1b[31m");
   const { error } = console, lines: string[] = [];
   console.error = (...line) => void lines.push(String(line.at(-1)).replace(/^[\d.]+ /, ""));
@@ -699,7 +700,7 @@ Deno.test("http_get tells of hops, framing and chunks with -v, and draws them", 
   await Deno.remove(file);
 });
 
-Deno.test("http_get says how a download is getting on, with and without a known size", () => {
+test("http_get says how a download is getting on, with and without a known size", () => {
   assertEquals(progress({ done: 12e6, total: 48e6 }, 2000), "12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left");
   assertEquals(progress({ done: 999, total: Infinity }, 1000), "999 B  999 B/s");
   assertEquals(progress({ done: 0, total: 5 }, 1000), "0 B of 5 B  0%  0 B/s");

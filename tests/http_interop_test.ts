@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
-import { missing, Running } from "./helpers.ts";
+import { missing, Running, test } from "./helpers.ts";
 import { bytes, checksum, collect, compress, folder, random, RawServer, text, write } from "./http_servers.ts";
 
 /** Collects the parts of a body, for its checksum. */
@@ -8,7 +8,7 @@ function parts() {
   return { all, write: (bytes: Uint8Array) => Promise.resolve(void all.push(bytes.slice())) };
 }
 
-Deno.test(
+test(
   "http_get gets what nginx serves: 10 MB, gzip, redirects, ranges, IPv6",
   { ignore: missing("nginx") },
   async () => {
@@ -65,7 +65,7 @@ Deno.test(
   },
 );
 
-Deno.test("http_get gets what Python's http.server serves", { ignore: missing("python3") }, async () => {
+test("http_get gets what Python's http.server serves", { ignore: missing("python3") }, async () => {
   using dir = folder();
   const body = random(300_000);
   Deno.writeFileSync(`${dir.path}/a b`, body);
@@ -80,7 +80,7 @@ Deno.test("http_get gets what Python's http.server serves", { ignore: missing("p
   assertEquals((await collect({ url: new URL(`http://127.0.0.1:${port}/x`), fail: true })).code, 22);
 });
 
-Deno.test("http_get gets what Node's http serves: chunks, trailers, early hints, coded bodies", {
+test("http_get gets what Node's http serves: chunks, trailers, early hints, coded bodies", {
   ignore: missing("node"),
 }, async () => {
   const script = `
@@ -108,7 +108,7 @@ Deno.test("http_get gets what Node's http serves: chunks, trailers, early hints,
   assertEquals((await collect({ url: url("/host") })).body, sent);
 });
 
-Deno.test("http_get says 56 for a connection that is reset in the body, and keeps what came", {
+test("http_get says 56 for a connection that is reset in the body, and keeps what came", {
   ignore: missing("python3"),
 }, async () => {
   const script = `
@@ -248,7 +248,7 @@ async function beside(answer: string, args: string[]) {
   return { curl: [text(stdout), code], ours: [ours.body, ours.code] };
 }
 
-Deno.test("http_get gives the bytes and the status that curl gives", { ignore: missing("curl") }, async () => {
+test("http_get gives the bytes and the status that curl gives", { ignore: missing("curl") }, async () => {
   for (const [answer, ...args] of SAME) {
     const { curl, ours } = await beside(answer, args);
     // Where the header section is refused, curl prints some of it.
@@ -257,7 +257,7 @@ Deno.test("http_get gives the bytes and the status that curl gives", { ignore: m
   }
 });
 
-Deno.test("http_get differs from curl where it means to", { ignore: missing("curl") }, async () => {
+test("http_get differs from curl where it means to", { ignore: missing("curl") }, async () => {
   const version = new TextDecoder().decode((await new Deno.Command("curl", { args: ["--version"] }).output()).stdout);
   for (const [why, curl, ours, answer, ...args] of DIFFERENT) {
     const got = await beside(answer, args);

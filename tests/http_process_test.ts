@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertLess, assertMatch } from "jsr:@std/assert@^1";
-import { missing, ROOT, run, Running, start } from "./helpers.ts";
+import { missing, ROOT, run, Running, start, test } from "./helpers.ts";
 import { bytes, checksum, compress, folder, hold, random, RawServer, write } from "./http_servers.ts";
 
 const OK = "HTTP/1.1 200 OK\r\n", HI = `${OK}Content-Length: 2\r\n\r\nhi`;
@@ -16,14 +16,14 @@ function onTerminal(args: string[], before = ":"): Running {
   });
 }
 
-Deno.test("http_get writes the body to standard output, and nothing else anywhere", async () => {
+test("http_get writes the body to standard output, and nothing else anywhere", async () => {
   await using server = new RawServer(`${OK}Content-Length: 6\r\n\r\n\x00\x1b[1m\xff`);
   await using script = start("http_get", [server.url().href]);
   const { code, stdout, stderr } = await script.finish();
   assertEquals([code, stdout, stderr], [0, "\0\x1b[1m\ufffd", ""]);
 });
 
-Deno.test("http_get prints its usage, and its version", async () => {
+test("http_get prints its usage, and its version", async () => {
   const help = await run("http_get", ["--help"]);
   assertEquals([help.code, help.stderr], [0, ""]);
   for (const part of ["usage: http_get", "-o, --output FILE", "examples:", "exit status: 0 done", "(20)"]) {
@@ -33,7 +33,7 @@ Deno.test("http_get prints its usage, and its version", async () => {
   assertEquals((await run("http_get", ["-V"])).stdout, "http_get 1.0.0\n");
 });
 
-Deno.test("http_get says where it could not connect, and to whom", async () => {
+test("http_get says where it could not connect, and to whom", async () => {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = listener.addr;
   listener.close();
   const cases: [number, RegExp, ...string[]][] = [
@@ -48,7 +48,7 @@ Deno.test("http_get says where it could not connect, and to whom", async () => {
   }
 });
 
-Deno.test("http_get shows the exchange with -v, on stderr", async () => {
+test("http_get shows the exchange with -v, on stderr", async () => {
   await using server = new RawServer(`${OK}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n`);
   const { stdout, stderr } = await run("http_get", ["-v", server.url().href]);
   assertEquals(stdout, "hi");
@@ -62,7 +62,7 @@ Deno.test("http_get shows the exchange with -v, on stderr", async () => {
   ]);
 });
 
-Deno.test("http_get ends quietly when nobody reads its output any more", { ignore: WINDOWS }, async () => {
+test("http_get ends quietly when nobody reads its output any more", { ignore: WINDOWS }, async () => {
   await using server = new RawServer(async (conn) => {
     await write(conn, `${OK}\r\n`);
     for (;;) await write(conn, "endless ".repeat(1000));
@@ -100,7 +100,7 @@ function pouring(): { server: RawServer; stuck: Promise<void> } {
   return { server, stuck };
 }
 
-Deno.test("http_get -m ends it though nobody reads its output", { ignore: WINDOWS }, async () => {
+test("http_get -m ends it though nobody reads its output", { ignore: WINDOWS }, async () => {
   const { server } = pouring();
   await using _ = server;
   assertEquals(await unread(["-m", "0.5", server.url().href]), {
@@ -109,14 +109,14 @@ Deno.test("http_get -m ends it though nobody reads its output", { ignore: WINDOW
   });
 });
 
-Deno.test("http_get ends with 130 at Ctrl-C, though nobody reads its output", { ignore: WINDOWS }, async () => {
+test("http_get ends with 130 at Ctrl-C, though nobody reads its output", { ignore: WINDOWS }, async () => {
   const { server, stuck } = pouring();
   await using _ = server;
   const interrupt = (child: Deno.ChildProcess) => void stuck.then(() => child.kill("SIGINT"));
   assertEquals(await unread([server.url().href], interrupt), { code: 130, stderr: "" });
 });
 
-Deno.test("http_get -o leaves nothing behind at Ctrl-C", { ignore: WINDOWS }, async () => {
+test("http_get -o leaves nothing behind at Ctrl-C", { ignore: WINDOWS }, async () => {
   using dir = folder();
   const sent = Promise.withResolvers<void>();
   await using server = new RawServer(async (conn) => {
@@ -132,7 +132,7 @@ Deno.test("http_get -o leaves nothing behind at Ctrl-C", { ignore: WINDOWS }, as
   assertEquals([code, stdout, stderr, dir.names()], [130, "", "", []]);
 });
 
-Deno.test("http_get writes a large body to a file, to a pipe and with -o, all of it", { ignore: WINDOWS }, async () => {
+test("http_get writes a large body to a file, to a pipe and with -o, all of it", { ignore: WINDOWS }, async () => {
   using dir = folder();
   const body = random(5_000_000), sum = await checksum(body);
   await using server = new RawServer(async (conn) => {
@@ -155,7 +155,7 @@ Deno.test("http_get writes a large body to a file, to a pipe and with -o, all of
   }
 });
 
-Deno.test("http_get says when it cannot write its output", { ignore: Deno.build.os !== "linux" }, async () => {
+test("http_get says when it cannot write its output", { ignore: Deno.build.os !== "linux" }, async () => {
   await using server = new RawServer(HI);
   await using script = new Running("sh", ["-c", `"$@" > /dev/full`, "sh", ...COMMAND, server.url().href]);
   const { code, stderr } = await script.finish();
@@ -165,7 +165,7 @@ Deno.test("http_get says when it cannot write its output", { ignore: Deno.build.
 
 // Older versions of Deno open a pipe in the thread that all else waits for: nothing can be done then.
 if (!/^2\.[0-4]\./.test(Deno.version.deno)) {
-  Deno.test(
+  test(
     "http_get -o waits for a pipe without a reader until the time is over",
     { ignore: missing("mkfifo") },
     async () => {
@@ -182,7 +182,7 @@ if (!/^2\.[0-4]\./.test(Deno.version.deno)) {
   );
 }
 
-Deno.test(
+test(
   "http_get -o does not replace what it could not write to",
   { ignore: Deno.build.os !== "linux" },
   async () => {
@@ -197,14 +197,14 @@ Deno.test(
   },
 );
 
-Deno.test("http_get -o refuses a terminal, which a server could drive", { ignore: missing("python3") }, async () => {
+test("http_get -o refuses a terminal, which a server could drive", { ignore: missing("python3") }, async () => {
   await using server = new RawServer(HI);
   await using script = onTerminal(["-o", "/dev/tty", server.url().href]);
   const { code, stdout } = await script.finish();
   assertEquals([code, stdout.trim()], [23, "http_get: /dev/tty is a terminal: it is written to without -o"]);
 });
 
-Deno.test("http_get pours no binary onto a terminal", { ignore: missing("python3") }, async () => {
+test("http_get pours no binary onto a terminal", { ignore: missing("python3") }, async () => {
   await using server = new RawServer(`${OK}Content-Length: 4\r\n\r\na\0bc`);
   for (const args of [[], ["-o", "-"], ["-o", "/dev/stdout"]]) {
     await using script = onTerminal([...args, server.url().href]);
@@ -214,7 +214,7 @@ Deno.test("http_get pours no binary onto a terminal", { ignore: missing("python3
   }
 });
 
-Deno.test("http_get lets no server drive the terminal", { ignore: missing("python3") }, async () => {
+test("http_get lets no server drive the terminal", { ignore: missing("python3") }, async () => {
   await using server = new RawServer(
     "HTTP/1.1 200 \x1b[31mred\r\nA: \x07bell\r\n\r\na\tb\r\nc\x1b]0;title\x07\rd\x7f\xc3\xa9\xc2\x9b1m\n",
   );
@@ -226,7 +226,7 @@ Deno.test("http_get lets no server drive the terminal", { ignore: missing("pytho
   assertEquals(stdout.replace(/\r*\n/g, "\n"), shown.replace(/\r*\n/g, "\n")); // the terminal adds CRs of its own
 });
 
-Deno.test(
+test(
   "http_get shows the progress of -o on a terminal, and leaves its last line there",
   { ignore: missing("python3") },
   async () => {
@@ -249,7 +249,7 @@ Deno.test(
   },
 );
 
-Deno.test("http_get keeps its progress within the width of the terminal", { ignore: missing("python3") }, async () => {
+test("http_get keeps its progress within the width of the terminal", { ignore: missing("python3") }, async () => {
   using dir = folder();
   const more = Promise.withResolvers<void>();
   await using server = new RawServer(async (conn) => {
@@ -264,7 +264,7 @@ Deno.test("http_get keeps its progress within the width of the terminal", { igno
   assertEquals((await script.finish()).code, 0);
 });
 
-Deno.test("http_get shows no progress with -s, nor without a terminal", { ignore: missing("python3") }, async () => {
+test("http_get shows no progress with -s, nor without a terminal", { ignore: missing("python3") }, async () => {
   using dir = folder();
   const slow = async (conn: Deno.Conn) => {
     await write(conn, `${OK}Content-Length: 2\r\n\r\nh`);
@@ -292,7 +292,7 @@ async function memory(args: string[]): Promise<{ code: number; peak: number }> {
 
 const MEMORY = { ignore: missing("python3") || Deno.build.os !== "linux" };
 
-Deno.test("http_get passes on half a gigabyte in little memory", MEMORY, async () => {
+test("http_get passes on half a gigabyte in little memory", MEMORY, async () => {
   const piece = new Uint8Array(1 << 20), size = 512 << 20;
   await using server = new RawServer(async (conn, request) => {
     await write(conn, `${OK}Content-Length: ${request.startsWith("GET /small ") ? 0 : size}\r\n\r\n`);
@@ -303,7 +303,7 @@ Deno.test("http_get passes on half a gigabyte in little memory", MEMORY, async (
   assertLess(large.peak - small.peak, 30e6);
 });
 
-Deno.test("http_get expands a hundred million zeros in little memory", MEMORY, async () => {
+test("http_get expands a hundred million zeros in little memory", MEMORY, async () => {
   const zeros = await compress("gzip", new Uint8Array(100e6));
   await using server = new RawServer(async (conn, request) => {
     const body = request.startsWith("GET /small ") ? await compress("gzip", bytes("small")) : zeros;

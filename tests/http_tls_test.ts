@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
-import { missing, run } from "./helpers.ts";
+import { missing, run, test } from "./helpers.ts";
 import { collect, folder, hold, RawServer, write } from "./http_servers.ts";
 
 const HI = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -54,7 +54,7 @@ class Authority implements Disposable {
   }
 }
 
-Deno.test("http_get speaks TLS with a server whose authority it was told of, by name and by address", TLS, async () => {
+test("http_get speaks TLS with a server whose authority it was told of, by name and by address", TLS, async () => {
   using authority = new Authority();
   const { caCerts } = authority;
   await using server = new RawServer(HI, authority.listen("here"));
@@ -96,7 +96,7 @@ Deno.test("http_get speaks TLS with a server whose authority it was told of, by 
   assertMatch(message, /^not redirected from https: to http:$/);
 });
 
-Deno.test("http_get takes authorities from --cacert and from the system, and shows TLS with -v", TLS, async () => {
+test("http_get takes authorities from --cacert and from the system, and shows TLS with -v", TLS, async () => {
   using authority = new Authority();
   await using server = new RawServer(HI, authority.listen("here"));
   const url = server.url("/", "https").href, known = { env: { SSL_CERT_FILE: authority.file, SSL_CERT_DIR: "" } };
@@ -117,7 +117,7 @@ Deno.test("http_get takes authorities from --cacert and from the system, and sho
   assert(!neither.stderr.includes("> "), "nothing was sent");
 });
 
-Deno.test("http_get says 35 for a plain server behind https, or one that hangs up", async () => {
+test("http_get says 35 for a plain server behind https, or one that hangs up", async () => {
   const raw = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = raw.addr;
   const answers = ["HTTP/1.1 400 Bad Request\r\n\r\n", ""];
   const serving = (async () => {
@@ -136,7 +136,7 @@ Deno.test("http_get says 35 for a plain server behind https, or one that hangs u
   raw.close();
 });
 
-Deno.test("http_get takes a server that is silent in the handshake for one that it cannot connect to", async () => {
+test("http_get takes a server that is silent in the handshake for one that it cannot connect to", async () => {
   const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = silent.addr;
   const accepted = silent.accept();
   const url = new URL(`https://127.0.0.1:${port}/`);
@@ -163,7 +163,7 @@ function relay(to: number, cut: Promise<void>) {
   return { port: listener.addr.port, serving };
 }
 
-Deno.test("http_get says 18 for TLS that is cut off, as the end of the body may be missing", TLS, async () => {
+test("http_get says 18 for TLS that is cut off, as the end of the body may be missing", TLS, async () => {
   using authority = new Authority();
   for (
     const [answer, code] of [["\r\nhi", 18], ["Content-Length: 3\r\n\r\nhi", 18], [
@@ -183,7 +183,7 @@ Deno.test("http_get says 18 for TLS that is cut off, as the end of the body may 
   }
 });
 
-Deno.test("http_get says 52 for TLS that is cut off before an answer", TLS, async () => {
+test("http_get says 52 for TLS that is cut off before an answer", TLS, async () => {
   using authority = new Authority();
   const asked = Promise.withResolvers<void>();
   await using server = new RawServer((conn) => (asked.resolve(), hold(conn)), authority.listen("here"));
@@ -192,7 +192,7 @@ Deno.test("http_get says 52 for TLS that is cut off before an answer", TLS, asyn
   await middle.serving;
 });
 
-Deno.test("http_get takes longer than --connect-timeout, once it is connected", TLS, async () => {
+test("http_get takes longer than --connect-timeout, once it is connected", TLS, async () => {
   using authority = new Authority();
   await using server = new RawServer(async (conn) => {
     await new Promise((resolve) => setTimeout(resolve, 500));

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
-import { missing, ROOT, Running, serve } from "./helpers.ts";
+import { missing, ROOT, Running, serve, soon, test } from "./helpers.ts";
 import { writeAll } from "../utils.ts";
 
 const onLinux = Deno.build.os === "linux";
@@ -20,9 +20,8 @@ async function comesBack(port: number, bytes: Uint8Array): Promise<boolean> {
 
 /** Sends a datagram, and returns what comes back; throws when nothing does. */
 async function ask(port: number, bytes: Uint8Array, socket: Deno.DatagramConn): Promise<Uint8Array> {
-  const lost = setTimeout(() => socket.close(), 10_000);
   await socket.send(bytes, { transport: "udp", hostname: "127.0.0.1", port });
-  const [answer] = await socket.receive(new Uint8Array(65_535)).finally(() => clearTimeout(lost));
+  const [answer] = await soon(socket.receive(new Uint8Array(65_535)), "an answer");
   return answer;
 }
 
@@ -34,7 +33,7 @@ function random(length: number): Uint8Array {
   return bytes;
 }
 
-Deno.test({
+test({
   name: "two echo_tcp with --reuse-port share the connections to one port",
   ignore: !onLinux,
   async fn() {
@@ -54,7 +53,7 @@ Deno.test({
   },
 });
 
-Deno.test({
+test({
   name: "of two echo_udp with --reuse-port the newer one answers, and when it ends the older one again",
   ignore: !onLinux,
   async fn() {
@@ -124,7 +123,7 @@ async function sendFrom(port: number, to: number): Promise<boolean> {
   }
 }
 
-Deno.test({
+test({
   name: "the nginx configuration of docs/scale.md balances TCP and UDP over two echo servers each",
   ignore: !onLinux || missingStream(),
   async fn() {

@@ -34,7 +34,7 @@ import {
   within,
   writeAll,
 } from "../utils.ts";
-import { missing, ROOT, Running } from "./helpers.ts";
+import { missing, ROOT, Running, test } from "./helpers.ts";
 
 const bytes = (text: string) => Uint8Array.from(text, (c) => c.charCodeAt(0));
 
@@ -76,7 +76,7 @@ const raise = (error: Error) => () => {
   throw error;
 };
 
-Deno.test("a reason is a few words, without the system's numbers", () => {
+test("a reason is a few words, without the system's numbers", () => {
   assertEquals(reason(new Deno.errors.ConnectionRefused("Connection refused (os error 111)")), "connection refused");
   assertEquals(reason(new Deno.errors.ConnectionReset("x")), "connection reset");
   assertEquals(reason(new Deno.errors.PermissionDenied("Permission denied (os error 13)")), "permission denied");
@@ -90,14 +90,14 @@ Deno.test("a reason is a few words, without the system's numbers", () => {
   assertEquals(reason(undefined), "undefined");
 });
 
-Deno.test("a time limit aborts with status 28 and its message", async () => {
+test("a time limit aborts with status 28 and its message", async () => {
   const signal = within(1, "no answer");
   const error = await new Promise((done) => signal.addEventListener("abort", () => done(signal.reason)));
   assertInstanceOf(error, Failure);
   assertEquals([error.status, error.message], [28, "no answer"]);
 });
 
-Deno.test("a time limit follows the signal it is given, also one that is aborted already", () => {
+test("a time limit follows the signal it is given, also one that is aborted already", () => {
   const stop = new AbortController(), signal = within(0, "never", stop.signal);
   assert(!signal.aborted);
   stop.abort(new Failure(130, ""));
@@ -105,11 +105,11 @@ Deno.test("a time limit follows the signal it is given, also one that is aborted
   assert(within(0, "never", stop.signal).aborted);
 });
 
-Deno.test("a line that nobody reads any more is no reason to stop", () => {
+test("a line that nobody reads any more is no reason to stop", () => {
   say("x", raise(new Deno.errors.BrokenPipe("Broken pipe (os error 32)")));
 });
 
-Deno.test("a line end stays one on a terminal, though its CR and its LF come apart", async () => {
+test("a line end stays one on a terminal, though its CR and its LF come apart", async () => {
   const { stdout } = Deno, { write, isTerminal } = stdout;
   let written = "";
   stdout.isTerminal = () => true;
@@ -122,7 +122,7 @@ Deno.test("a line end stays one on a terminal, though its CR and its LF come apa
   }
 });
 
-Deno.test("a log loses no line, whenever it comes, until more than a thousand wait for a reader", async () => {
+test("a log loses no line, whenever it comes, until more than a thousand wait for a reader", async () => {
   const { stdout } = Deno, { write } = stdout;
   let written = "", reads = Promise.resolve();
   stdout.write = async (bytes) => (await reads, written += new TextDecoder().decode(bytes), bytes.length);
@@ -144,7 +144,7 @@ Deno.test("a log loses no line, whenever it comes, until more than a thousand wa
   }
 });
 
-Deno.test("a log that is sparing prints the first line at once, and then counts what it leaves out", () => {
+test("a log that is sparing prints the first line at once, and then counts what it leaves out", () => {
   const { now } = performance, lines: string[] = [];
   let time = 1000;
   performance.now = () => time;
@@ -160,7 +160,7 @@ Deno.test("a log that is sparing prints the first line at once, and then counts 
   assertEquals(lines, ["a", "e (and 3 more)", "f"]);
 });
 
-Deno.test("text that is printed cannot drive the terminal", () => {
+test("text that is printed cannot drive the terminal", () => {
   assertEquals(printable("\x1b[2J\x07\x7f\x9b1m"), "\\x1b[2J\\x07\\x7f\\x9b1m");
   assertEquals(printable("a\r\nb\tc\0"), "a\\r\\nb\\tc\\x00");
   assertEquals(printable("caf\u00e9 \u6642\u9593 \u{1f600}"), "caf\u00e9 \u6642\u9593 \u{1f600}");
@@ -170,7 +170,7 @@ Deno.test("text that is printed cannot drive the terminal", () => {
   }
 });
 
-Deno.test("bytes are quoted so that each can be told from every other", () => {
+test("bytes are quoted so that each can be told from every other", () => {
   assertEquals(quote(bytes("caf\xc3\xa9\r\n")), '"caf\\xc3\\xa9\\r\\n"');
   assertEquals(quote(bytes('say "\\n"')), '"say \\"\\\\n\\""');
   assertEquals(quote(new Uint8Array()), '""');
@@ -179,7 +179,7 @@ Deno.test("bytes are quoted so that each can be told from every other", () => {
   for (const one of all) assertMatch(one, /^"[ -~]+"$/);
 });
 
-Deno.test("quoted bytes are cut at about 60 characters, and never inside an escape", () => {
+test("quoted bytes are cut at about 60 characters, and never inside an escape", () => {
   assertEquals(quote(bytes("x".repeat(60))), `"${"x".repeat(60)}"`);
   assertEquals(quote(bytes("x".repeat(61))), `"${"x".repeat(60)}"...`);
   // An escape that straddles the border, at each of its places, and one that just fits.
@@ -194,7 +194,7 @@ Deno.test("quoted bytes are cut at about 60 characters, and never inside an esca
   }
 });
 
-Deno.test("all of the bytes are written, even where each write takes a few", async () => {
+test("all of the bytes are written, even where each write takes a few", async () => {
   const taken: number[] = [];
   const write = (b: Uint8Array) => {
     const n = Math.min(b.length, 1 + taken.length % 3);
@@ -210,7 +210,7 @@ Deno.test("all of the bytes are written, even where each write takes a few", asy
   );
 });
 
-Deno.test("ports are 0 to 65535 or a service's name", () => {
+test("ports are 0 to 65535 or a service's name", () => {
   assertEquals(["0", "13", "7777", "65535"].map(parsePort), [0, 13, 7777, 65535]);
   const names = ["echo", "daytime", "ftp", "ssh", "telnet", "smtp", "http", "https"];
   assertEquals(names.map(parsePort), [7, 13, 21, 22, 23, 25, 80, 443]);
@@ -223,7 +223,7 @@ Deno.test("ports are 0 to 65535 or a service's name", () => {
   for (const bad of ["toString", "constructor", "__proto__"]) assertEquals(failure(() => parsePort(bad))[0], 2);
 });
 
-Deno.test("an address is a host, a host with a port, or IPv6 with and without brackets", () => {
+test("an address is a host, a host with a port, or IPv6 with and without brackets", () => {
   const at = (text: string) => Object.values(parseAddress(text, 7));
   assertEquals(at("localhost"), ["localhost", 7]);
   assertEquals(at("localhost:80"), ["localhost", 80]);
@@ -236,7 +236,7 @@ Deno.test("an address is a host, a host with a port, or IPv6 with and without br
   assertEquals(at("b\u00fccher.example"), ["xn--bcher-kva.example", 7]);
 });
 
-Deno.test("what is no address is refused, and named", () => {
+test("what is no address is refused, and named", () => {
   const bad = ["", ":", ":80", "[::1", "::1]", "[::1]80", "[::1]:", "localhost:", "localhost:99999", "a:b:c"];
   bad.push("a b", "a/b", "u@h", "a?b", "a#b", "999.1.1.1", "1.2.3.4:5:6", "\x1b[2J", "a\nb", "[127.0.0.1]", "a\\b");
   for (const text of bad) {
@@ -246,7 +246,7 @@ Deno.test("what is no address is refused, and named", () => {
   }
 });
 
-Deno.test("addresses are printed with brackets around IPv6, and IPv4 unwrapped", () => {
+test("addresses are printed with brackets around IPv6, and IPv4 unwrapped", () => {
   const show = (hostname: string) => formatAddress({ hostname, port: 7777 });
   assertEquals(show("127.0.0.1"), "127.0.0.1:7777");
   assertEquals(show("::1"), "[::1]:7777");
@@ -256,7 +256,7 @@ Deno.test("addresses are printed with brackets around IPv6, and IPv4 unwrapped",
   assertEquals(show("localhost"), "localhost:7777");
 });
 
-Deno.test("an address that is written out is not looked up, and its family is kept to", async () => {
+test("an address that is written out is not looked up, and its family is kept to", async () => {
   assertEquals(await resolve({ hostname: "127.0.0.1", port: 1 }), ["127.0.0.1"]);
   assertEquals(await resolve({ hostname: "::1", port: 1, family: 6 }), ["::1"]);
   for (const [hostname, family] of [["127.0.0.1", 6], ["::1", 4]] as const) {
@@ -266,18 +266,18 @@ Deno.test("an address that is written out is not looked up, and its family is ke
   }
 });
 
-Deno.test("localhost is found by either family", async () => {
+test("localhost is found by either family", async () => {
   assertEquals(await resolve({ hostname: "localhost", port: 1, family: 4 }), ["127.0.0.1"]);
   assertEquals(await resolve({ hostname: "localhost", port: 1, family: 6 }), ["::1"]);
 });
 
-Deno.test("looking up ends when the signal aborts", async () => {
+test("looking up ends when the signal aborts", async () => {
   const stop = new AbortController(), looking = resolve({ hostname: "nosuch.invalid", port: 1, signal: stop.signal });
   stop.abort(new Failure(130, ""));
   assertEquals((await assertRejects(() => looking, Failure)).status, 130);
 });
 
-Deno.test("connecting goes on to the next address when the first refuses", async () => {
+test("connecting goes on to the next address when the first refuses", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { err } = await printed(async () => {
     using conn = await connect({ hostname: "localhost", port: listener.addr.port, trace: new Trace("t") });
@@ -289,7 +289,7 @@ Deno.test("connecting goes on to the next address when the first refuses", async
   assertMatch(err[2], /^\d+\.\d+ \* connected to 127\.0\.0\.1:\d+$/);
 });
 
-Deno.test("a refused connection is status 7, a name that does not exist 6, each named", {
+test("a refused connection is status 7, a name that does not exist 6, each named", {
   sanitizeResources: false, // Deno 2.4 keeps the handle that could have cancelled the attempt
 }, async () => {
   const gone = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = gone.addr;
@@ -302,7 +302,7 @@ Deno.test("a refused connection is status 7, a name that does not exist 6, each 
   assertEquals([impossible.status, impossible.message], [6, "cannot resolve a..test: no such name"]);
 });
 
-Deno.test("a connection is closed when the signal aborts, which ends a read that waits", async () => {
+test("a connection is closed when the signal aborts, which ends a read that waits", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const stop = new AbortController();
   const conn = await connect({ hostname: "127.0.0.1", port: listener.addr.port, signal: stop.signal });
@@ -312,7 +312,7 @@ Deno.test("a connection is closed when the signal aborts, which ends a read that
   await assertRejects(() => reading);
 });
 
-Deno.test("listening on :: takes IPv4 as well", async () => {
+test("listening on :: takes IPv4 as well", async () => {
   const sockets = listen((at) => Deno.listen(at), { hostname: "::", port: 0 });
   try {
     for (const hostname of ["127.0.0.1", "::1"]) {
@@ -325,7 +325,7 @@ Deno.test("listening on :: takes IPv4 as well", async () => {
   }
 });
 
-Deno.test("listening falls back to 0.0.0.0 where there is no IPv6", () => {
+test("listening falls back to 0.0.0.0 where there is no IPv6", () => {
   const asked: string[] = [], without = raise(new Error("Address family not supported by protocol (os error 97)"));
   const open = (at: { hostname: string; port: number }) => {
     asked.push(at.hostname);
@@ -340,7 +340,7 @@ Deno.test("listening falls back to 0.0.0.0 where there is no IPv6", () => {
   ], "who asks for one IPv6 address does not get all of IPv4");
 });
 
-Deno.test("listening on :: listens on 0.0.0.0 as well on Windows, at the same port", () => {
+test("listening on :: listens on 0.0.0.0 as well on Windows, at the same port", () => {
   const { build } = Deno, asked: string[] = [];
   const open = ({ hostname, port }: { hostname: string; port: number }) => {
     asked.push(`${hostname} ${port}`);
@@ -356,7 +356,7 @@ Deno.test("listening on :: listens on 0.0.0.0 as well on Windows, at the same po
   assertEquals(asked, [":: 0", "0.0.0.0 5000", "::1 7"]);
 });
 
-Deno.test("a busy port and a privileged port are status 1, with what to do next", () => {
+test("a busy port and a privileged port are status 1, with what to do next", () => {
   const at = { hostname: "::", port: 13 };
   assertEquals(failure(() => listen(raise(new Deno.errors.AddrInUse("Address already in use (os error 98)")), at)), [
     1,
@@ -368,7 +368,7 @@ Deno.test("a busy port and a privileged port are status 1, with what to do next"
   ]);
 });
 
-Deno.test("a server says where it listens", async () => {
+test("a server says where it listens", async () => {
   const { out } = await printed(() => announce("udp", { transport: "udp", hostname: "::1", port: 7 }));
   assertEquals(out, ["listening on udp://[::1]:7"]);
   const wide = await printed(() => announce("tcp", { transport: "tcp", hostname: "::", port: 7 }));
@@ -376,7 +376,7 @@ Deno.test("a server says where it listens", async () => {
   for (const line of wide.out.slice(1)) assertMatch(line, /^from the local network: tcp:\/\/[\d.]+:7$/);
 });
 
-Deno.test("accepting survives clients that are gone before they are accepted", async () => {
+test("accepting survives clients that are gone before they are accepted", async () => {
   const gone = fail(new Deno.errors.NotConnected("Transport endpoint is not connected (os error 107)"));
   const aborted = fail(new Deno.errors.ConnectionAborted("Software caused connection abort (os error 103)"));
   const conn = { remoteAddr: peer } as Deno.TcpConn, seen: Deno.TcpConn[] = [];
@@ -388,7 +388,7 @@ Deno.test("accepting survives clients that are gone before they are accepted", a
   assertEquals([out, err], [[], []], "that is everyday life, not worth a line");
 });
 
-Deno.test("accepting waits while there is no descriptor, longer each time, and says so once", async () => {
+test("accepting waits while there is no descriptor, longer each time, and says so once", async () => {
   const full = fail(new Error("Too many open files (os error 24)"));
   const source = listener([full, full, full, full]), started = performance.now();
   const lines: string[] = [];
@@ -398,7 +398,7 @@ Deno.test("accepting waits while there is no descriptor, longer each time, and s
   assertEquals(source.calls, 5);
 });
 
-Deno.test("accepting ends when the listener is closed, without a word", async () => {
+test("accepting ends when the listener is closed, without a word", async () => {
   const real = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { out, err } = await printed(async () => {
     queueMicrotask(() => real.close());
@@ -413,7 +413,7 @@ function stream(parts: Partial<Stream> = {}): Stream {
   return { read: () => Promise.resolve(null), write, closeWrite: () => Promise.resolve(), close: () => {}, ...parts };
 }
 
-Deno.test("a trace shows an exchange, a line an event, and changes nothing of it", async () => {
+test("a trace shows an exchange, a line an event, and changes nothing of it", async () => {
   const reads = [bytes("a\x1b[2J"), bytes("x".repeat(100))], wrote: number[] = [];
   let closed = 0;
   const { out, err } = await printed(async () => {
@@ -450,12 +450,12 @@ Deno.test("a trace shows an exchange, a line an event, and changes nothing of it
   ]);
 });
 
-Deno.test("a trace of one byte says byte", async () => {
+test("a trace of one byte says byte", async () => {
   const { err } = await printed(() => new Trace("t").data("<", bytes("x")));
   assertMatch(err[0], /< 1 byte "x"$/);
 });
 
-Deno.test("a trace passes on what goes wrong", async () => {
+test("a trace passes on what goes wrong", async () => {
   const reset = fail(new Deno.errors.ConnectionReset("x"));
   const conn = new Trace("t", false).stream(stream({ read: reset, write: reset, closeWrite: reset }));
   await assertRejects(() => conn.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
@@ -463,7 +463,7 @@ Deno.test("a trace passes on what goes wrong", async () => {
   await assertRejects(() => conn.closeWrite(), Deno.errors.ConnectionReset);
 });
 
-Deno.test("a diagram is a Mermaid drawing in a Markdown file, whatever the peer sends", async () => {
+test("a diagram is a Mermaid drawing in a Markdown file, whatever the peer sends", async () => {
   const file = await Deno.makeTempFile({ suffix: ".md" });
   try {
     const trace = new Trace("echo_tcp", false, file);
@@ -490,7 +490,7 @@ Deno.test("a diagram is a Mermaid drawing in a Markdown file, whatever the peer 
   }
 });
 
-Deno.test("a diagram of a long exchange stays short, and says how much it leaves out", async () => {
+test("a diagram of a long exchange stays short, and says how much it leaves out", async () => {
   const file = await Deno.makeTempFile({ suffix: ".md" });
   try {
     const trace = new Trace("t", false, file);
@@ -504,13 +504,13 @@ Deno.test("a diagram of a long exchange stays short, and says how much it leaves
   }
 });
 
-Deno.test("a diagram that cannot be written is status 23", async () => {
+test("a diagram that cannot be written is status 23", async () => {
   const error = await assertRejects(() => new Trace("t", false, "/nosuch/file.md").write(), Failure);
   assertEquals(error.status, 23);
   assertMatch(error.message, /^cannot write \/nosuch\/file\.md: /);
 });
 
-Deno.test("round trips are summed up as ping does it", () => {
+test("round trips are summed up as ping does it", () => {
   const trips = new RoundTrips();
   assertEquals(`${trips}`, "0 sent, 0 received, 0% loss");
   trips.sent = 5;
@@ -522,7 +522,7 @@ Deno.test("round trips are summed up as ping does it", () => {
   assertStringIncludes(`${trips}`, "7 sent, 5 received, 28.6% loss, 2 duplicate, 1 late\n");
 });
 
-Deno.test("a single round trip has no deviation, and a million do not lose precision to it", () => {
+test("a single round trip has no deviation, and a million do not lose precision to it", () => {
   const one = new RoundTrips();
   one.sent = 1, one.add(0.1);
   assertStringIncludes(`${one}`, "= 0.10/0.10/0.10/0.00 ms");
@@ -550,7 +550,7 @@ const COMMAND = {
 };
 const read = (...args: string[]) => parse(COMMAND, args);
 
-Deno.test("a command line is read by what the usage text lists", async () => {
+test("a command line is read by what the usage text lists", async () => {
   const all = await read("-p", "http", "--wait", "1.5", "-n5", "--size=10", "-H", "a: b", "--header", "", "-q", "host")
     .catch((error) => error);
   assertInstanceOf(all, Failure, "an empty value is none");
@@ -562,7 +562,7 @@ Deno.test("a command line is read by what the usage text lists", async () => {
   assertEquals((await read("-p", "1", "-p", "2")).port, 2, "the last one counts");
 });
 
-Deno.test("options that are not given have no value", async () => {
+test("options that are not given have no value", async () => {
   const given = await read();
   assertEquals([given.port, given.wait, given.count, given.size, given.quiet], [
     undefined,
@@ -573,7 +573,7 @@ Deno.test("options that are not given have no value", async () => {
   ]);
 });
 
-Deno.test("a bad command line is status 2, and names the offender", async () => {
+test("a bad command line is status 2, and names the offender", async () => {
   const cases: [string[], string][] = [
     [["--prot", "1"], "--prot"],
     [["--prot=1"], "--prot"],
@@ -618,7 +618,7 @@ Deno.test("a bad command line is status 2, and names the offender", async () => 
   }
 });
 
-Deno.test("a word behind a switch stays a word, be it true, false or a number", async () => {
+test("a word behind a switch stays a word, be it true, false or a number", async () => {
   for (const word of ["true", "false", "012", "1e3", "-"]) {
     const given = await read("--quiet", word);
     assertEquals([given.quiet, given.words], [true, [word]]);
@@ -626,7 +626,7 @@ Deno.test("a word behind a switch stays a word, be it true, false or a number", 
   assertEquals((await read("--header", "true")).header, ["true"]);
 });
 
-Deno.test("a letter and its value may be written together, behind switches too, as curl has it", async () => {
+test("a letter and its value may be written together, behind switches too, as curl has it", async () => {
   const given = await read("-qp7777", "-Ha: b", "-H=true", "-qHfalse", "-n", "5", "host");
   assertEquals([given.quiet, given.port, given.count], [true, 7777, 5]);
   assertEquals([given.header, given.words], [["a: b", "true", "false"], ["host"]]);
@@ -636,7 +636,7 @@ Deno.test("a letter and its value may be written together, behind switches too, 
   assertEquals((await assertRejects(() => read("-pq"), Failure)).message.slice(0, 20), '"q" is not a port: 0');
 });
 
-Deno.test("an unknown option gets the nearest one suggested", async () => {
+test("an unknown option gets the nearest one suggested", async () => {
   for (
     const [typed, meant] of [["--prot", "--port"], ["--versoin", "--version"], ["--conut=5", "--count"], [
       "-P",
@@ -659,23 +659,23 @@ async function outcome(thrown: unknown): Promise<[number, string[]]> {
   return [status, err];
 }
 
-Deno.test("what a network can cause is one line and an exit status", async () => {
+test("what a network can cause is one line and an exit status", async () => {
   assertEquals(await outcome(new Failure(28, "no answer")), [28, ["tool: no answer"]]);
   assertEquals(await outcome(new Failure(18, "a\n\x1b[2Jb")), [18, ["tool: a\\n\\x1b[2Jb"]]);
   assertEquals(await outcome(new Failure(23, "")), [23, []]);
   assertEquals(await outcome(new Error("Odd (os error 5)")), [1, ["tool: odd"]]);
 });
 
-Deno.test("what is our own fault is not hidden", async () => {
+test("what is our own fault is not hidden", async () => {
   await assertRejects(() => outcome(new TypeError("x is not a function")), TypeError);
 });
 
-Deno.test("a run returns what its work returns, and 0 for nothing", async () => {
+test("a run returns what its work returns, and 0 for nothing", async () => {
   assertEquals(await run(COMMAND, [], () => Promise.resolve(22)), 22);
   assertEquals(await run(COMMAND, [], () => Promise.resolve()), 0);
 });
 
-Deno.test("a run does no work when the command line is bad", async () => {
+test("a run does no work when the command line is bad", async () => {
   let worked = false, status = NaN;
   await printed(async () => {
     status = await run(COMMAND, ["--port", "x"], () => Promise.resolve(void (worked = true)));
@@ -683,7 +683,7 @@ Deno.test("a run does no work when the command line is bad", async () => {
   assertEquals([worked, status], [false, 2]);
 });
 
-Deno.test("a signal stops a run, and leaves the next run alone", { ignore: Deno.build.os === "windows" }, async () => {
+test("a signal stops a run, and leaves the next run alone", { ignore: Deno.build.os === "windows" }, async () => {
   const alive = setInterval(() => {}, 1000); // what work there is keeps a process alive; a listener for signals does not
   const ended = await run(COMMAND, [], ({ signal }) =>
     new Promise((_, reject) => {
@@ -695,7 +695,7 @@ Deno.test("a signal stops a run, and leaves the next run alone", { ignore: Deno.
   assertEquals(await run(COMMAND, [], ({ signal }) => Promise.resolve(Number(signal.aborted))), 0);
 });
 
-Deno.test("output to a full disk is status 23 in one line, to a closed pipe without words", {
+test("output to a full disk is status 23 in one line, to a closed pipe without words", {
   ignore: Deno.build.os !== "linux" || missing("sh"),
 }, async () => {
   const code = `import { run, output } from "./utils.ts";

@@ -390,7 +390,11 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const target = parseTarget(options, PORT);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
   const count = parseNumber(options, "count", { usual: 0, min: 1, max: 1e6 });
-  const size = parseNumber(options, "size", { usual: 64, min: 1, max: LARGEST });
+  const size = parseNumber(options, "size", {
+    usual: 64,
+    min: 1,
+    max: LARGEST,
+  });
   const interval = parseSeconds(options, "interval", 1);
   const limit = timeLimit(timeout, signal);
   using socket = await connect({ ...target, signal: limit, trace });

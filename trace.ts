@@ -74,7 +74,9 @@ export class Diagram {
     if (this.#events.some((event) => event.includes("-->>"))) {
       this.#events.push("Note left of p1: SYN, FIN and RST are inferred");
     }
-    const names = this.#names.map((name, i) => `participant p${i + 1} as ${name}`);
+    const names = this.#names.map((name, i) =>
+      `participant p${i + 1} as ${name}`
+    );
     const lines = ["sequenceDiagram", ...names, ...this.#events];
     const text = `\`\`\`mermaid\n${lines.join("\n  ")}\n\`\`\`\n`;
     await Deno.writeTextFile(file, text).catch((error) => {
@@ -181,7 +183,9 @@ export class Trace {
   }
 
   #arrow(mark: Mark, arrow: string, text: string): void {
-    const [from, to] = mark === ">" ? [this.name, this.peer] : [this.peer, this.name];
+    const [from, to] = mark === ">"
+      ? [this.name, this.peer]
+      : [this.peer, this.name];
     this.#diagram.arrow(from, arrow, to, text);
   }
 }
@@ -197,8 +201,9 @@ class TracedStream implements Stream {
 
   async read(buffer: Uint8Array): Promise<number | null> {
     const n = await this.conn.read(buffer).catch((error) => this.#fail(error));
-    if (n === null) this.trace.tcp(`${this.who}half-closed by the peer`, "<FIN");
-    else this.trace.data("<", buffer.subarray(0, n), this.who);
+    if (n === null) {
+      this.trace.tcp(`${this.who}half-closed by the peer`, "<FIN");
+    } else this.trace.data("<", buffer.subarray(0, n), this.who);
     return n;
   }
 
@@ -221,7 +226,8 @@ class TracedStream implements Stream {
 
   #fail(error: unknown): never {
     const { ConnectionReset, BrokenPipe } = Deno.errors;
-    const isReset = error instanceof ConnectionReset || error instanceof BrokenPipe;
+    const isReset = error instanceof ConnectionReset ||
+      error instanceof BrokenPipe;
     if (isReset && !this.#isOver) {
       this.#isOver = true;
       this.trace.tcp(`${this.who}reset by the peer`, "<RST");
@@ -240,8 +246,9 @@ class TracedDatagrams implements Datagrams {
   async receive(buffer?: Uint8Array): ReturnType<Datagrams["receive"]> {
     const [bytes, from] = await this.socket.receive(buffer);
     const who = this.#name(from);
-    if (this.server && who) this.trace.event(`ignored ${counted(bytes.length, "byte")} from ${who}`);
-    else this.trace.data("<", bytes, who, "-)");
+    if (this.server && who) {
+      this.trace.event(`ignored ${counted(bytes.length, "byte")} from ${who}`);
+    } else this.trace.data("<", bytes, who, "-)");
     return [bytes, from];
   }
 

@@ -146,7 +146,9 @@ export function refuseUnknown(arg: string, option?: string): boolean {
 export function refuse(options: object, names: string[], why: string): void {
   for (const [name, value] of Object.entries(options)) {
     const isGiven = value !== undefined && value !== false;
-    if (isGiven && names.includes(name)) throw new Failure(2, `--${name} ${why}`);
+    if (isGiven && names.includes(name)) {
+      throw new Failure(2, `--${name} ${why}`);
+    }
   }
 }
 
@@ -209,7 +211,9 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
 export function formatAddress(at: { hostname: string; port: number }): string {
   const hostname = at.hostname.replace(/^::ffff:(?=\d+\.)/i, "");
-  return hostname.includes(":") ? `[${hostname}]:${at.port}` : `${hostname}:${at.port}`;
+  return hostname.includes(":")
+    ? `[${hostname}]:${at.port}`
+    : `${hostname}:${at.port}`;
 }
 
 /** A server to ask, and by which family of addresses. */
@@ -345,8 +349,10 @@ export class RoundTrips {
     const { sent, odd } = this;
     const received = this.times.length;
     const sorted = this.times.toSorted((a, b) => a - b);
-    const percentile = (share: number) => sorted[Math.ceil(share * received) - 1];
-    const mean = (values: number[]) => values.reduce((sum, value) => sum + value, 0) / received;
+    const percentile = (share: number) =>
+      sorted[Math.ceil(share * received) - 1];
+    const mean = (values: number[]) =>
+      values.reduce((sum, value) => sum + value, 0) / received;
     const avgMs = mean(sorted);
     return {
       ...{ sent, received, lossPercent: 100 * (1 - received / sent), ...odd },
@@ -360,10 +366,13 @@ export class RoundTrips {
   toString(): string {
     const { sent, received, lossPercent, ...ms } = this.toJSON();
     const odd = Object.entries(this.odd).map(([kind, n]) => `, ${n} ${kind}`);
-    const join = (...times: number[]) => times.map((time) => time.toFixed(2)).join("/") + " ms\n";
+    const join = (...times: number[]) =>
+      times.map((time) => time.toFixed(2)).join("/") + " ms\n";
     // A loss is never shown as none, or as all, where it is not.
     const loss = Math.min(+lossPercent.toPrecision(3), received ? 99.9 : 100);
-    let text = `${sent} sent, ${received} received, ${loss}% loss${odd.join("")}\n`;
+    let text = `${sent} sent, ${received} received, ${loss}% loss${
+      odd.join("")
+    }\n`;
     if (received === 0) return text;
     const { minMs, avgMs, maxMs, mdevMs } = ms;
     text += `min/avg/max/mdev = ${join(minMs, avgMs, maxMs, mdevMs)}`;

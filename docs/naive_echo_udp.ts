@@ -1,5 +1,9 @@
 // An echo server over UDP in ten lines. An empty datagram ends it, and it cuts at 1500 bytes: see echo_udp.md.
-const socket = Deno.listenDatagram({ transport: "udp", hostname: "::", port: 7777 });
+const socket = Deno.listenDatagram({
+  transport: "udp",
+  hostname: "::",
+  port: 7777,
+});
 console.log("listening on port 7777");
 
 for (;;) {

@@ -24,29 +24,55 @@ import {
   type ServeOptions,
 } from "../daytime.ts";
 import { Failure, Trace, VERSION } from "../utils.ts";
-import { type Finished, missing, network, repeat, ROOT, run, Running, serve, soon, start, test } from "./helpers.ts";
+import {
+  type Finished,
+  missing,
+  network,
+  repeat,
+  ROOT,
+  run,
+  Running,
+  serve,
+  soon,
+  start,
+  test,
+} from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux", WINDOWS = Deno.build.os === "windows";
 const ROOTED = !WINDOWS && Deno.uid() === 0;
-const LINE = /^[A-Z][a-z]+day, [A-Z][a-z]+ \d{1,2}, \d{4} \d\d:\d\d:\d\d-UTC\r\n$/;
+const LINE =
+  /^[A-Z][a-z]+day, [A-Z][a-z]+ \d{1,2}, \d{4} \d\d:\d\d:\d\d-UTC\r\n$/;
 const OURS = "Monday, November 23, 2026 13:17:05-UTC\r\n";
 const NIST = "\n61367 26-11-23 13:17:05 00 0 0  50.0 UTC(NIST) * \n";
 
-const bytesOf = (text: string) => Uint8Array.from(new TextEncoder().encode(text));
+const bytesOf = (text: string) =>
+  Uint8Array.from(new TextEncoder().encode(text));
 const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 const delay = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
-const at = (port: number, hostname = "127.0.0.1"): Deno.NetAddr => ({ transport: "udp", hostname, port });
+const at = (port: number, hostname = "127.0.0.1"): Deno.NetAddr => ({
+  transport: "udp",
+  hostname,
+  port,
+});
 
 /** Whether a network namespace of one's own, with its own ports and hosts file, cannot be had. */
 function confined(): boolean {
-  if (!LINUX || !ROOTED || ["unshare", "ip", "mount"].some(missing)) return true;
+  if (!LINUX || !ROOTED || ["unshare", "ip", "mount"].some(missing)) {
+    return true;
+  }
   const args = ["-nm", "sh", "-c", network("192.0.2.1/24")];
-  return !new Deno.Command("unshare", { args, stderr: "null" }).outputSync().success;
+  return !new Deno.Command("unshare", { args, stderr: "null" }).outputSync()
+    .success;
 }
 
 /** A TCP server that does as it is told with each connection, which is closed in the end. */
-function tcpServer(handle: (conn: Deno.TcpConn) => unknown, hostname = "127.0.0.1") {
-  const listener = Deno.listen({ hostname, port: 0 }), sessions: Promise<void>[] = [], conns: Deno.TcpConn[] = [];
+function tcpServer(
+  handle: (conn: Deno.TcpConn) => unknown,
+  hostname = "127.0.0.1",
+) {
+  const listener = Deno.listen({ hostname, port: 0 }),
+    sessions: Promise<void>[] = [],
+    conns: Deno.TcpConn[] = [];
   let accepted = 0;
   const done = (async () => {
     for await (const conn of listener) {
@@ -79,20 +105,34 @@ function tcpServer(handle: (conn: Deno.TcpConn) => unknown, hostname = "127.0.0.
 const says = (text: string | Uint8Array) =>
   tcpServer(async (conn) => {
     const bytes = typeof text === "string" ? bytesOf(text) : text;
-    for (let sent = 0; sent < bytes.length;) sent += await conn.write(bytes.subarray(sent));
+    for (let sent = 0; sent < bytes.length;) {
+      sent += await conn.write(bytes.subarray(sent));
+    }
   });
 
 type Answering = string | Uint8Array | undefined;
 
 /** A UDP server that answers the nth question (1 is the first) with this; undefined: not at all. */
-function udpServer(answer: (n: number) => Answering | Promise<Answering>, hostname = "127.0.0.1") {
+function udpServer(
+  answer: (n: number) => Answering | Promise<Answering>,
+  hostname = "127.0.0.1",
+) {
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   const questions: { bytes: number; from: Deno.NetAddr; time: number }[] = [];
   const done = (async () => {
     for await (const [bytes, from] of socket) {
-      questions.push({ bytes: bytes.length, from: from as Deno.NetAddr, time: performance.now() });
+      questions.push({
+        bytes: bytes.length,
+        from: from as Deno.NetAddr,
+        time: performance.now(),
+      });
       const text = await answer(questions.length);
-      if (text !== undefined) await socket.send(typeof text === "string" ? bytesOf(text) : text, from);
+      if (text !== undefined) {
+        await socket.send(
+          typeof text === "string" ? bytesOf(text) : text,
+          from,
+        );
+      }
     }
   })();
   return {
@@ -106,20 +146,33 @@ function udpServer(answer: (n: number) => Answering | Promise<Answering>, hostna
 }
 
 /** Runs a command line without a process; `terminal` is whether its standard output passes for one. */
-async function cli(args: (string | number)[], terminal = false): Promise<Omit<Finished, "signal">> {
-  const { log, error } = console, said: string[] = [], printed: Uint8Array[] = [];
+async function cli(
+  args: (string | number)[],
+  terminal = false,
+): Promise<Omit<Finished, "signal">> {
+  const { log, error } = console,
+    said: string[] = [],
+    printed: Uint8Array[] = [];
   console.log = (line: string) => void printed.push(bytesOf(`${line}\n`));
-  console.error = (...line: unknown[]) => void said.push(`${line.length > 1 ? line[2] : line[0]}\n`);
+  console.error = (...line: unknown[]) =>
+    void said.push(`${line.length > 1 ? line[2] : line[0]}\n`);
   Object.assign(Deno.stdout, {
     isTerminal: () => terminal,
-    write: (bytes: Uint8Array) => Promise.resolve((printed.push(bytes.slice()), bytes.length)),
+    write: (bytes: Uint8Array) =>
+      Promise.resolve((printed.push(bytes.slice()), bytes.length)),
   });
   try {
     const code = await main(args.map(String));
-    return { code, stdout: printed.map(textOf).join(""), stderr: said.join("") };
+    return {
+      code,
+      stdout: printed.map(textOf).join(""),
+      stderr: said.join(""),
+    };
   } finally {
     Object.assign(console, { log, error });
-    for (const name of ["isTerminal", "write"]) Reflect.deleteProperty(Deno.stdout, name);
+    for (const name of ["isTerminal", "write"]) {
+      Reflect.deleteProperty(Deno.stdout, name);
+    }
   }
 }
 
@@ -134,8 +187,14 @@ const localhost = { hostname: "127.0.0.1", timeout: 5000 };
 // --- reading lines
 
 test("daytime reads RFC 867's own examples, though the name of the day is wrong in the first", () => {
-  assertEquals(parseDaytime("Tuesday, February 22, 1982 17:37:43-PST").time, "1982-02-23T01:37:43.000Z");
-  assertEquals(parseDaytime("02 FEB 82 07:59:01 PST").time, "1982-02-02T15:59:01.000Z");
+  assertEquals(
+    parseDaytime("Tuesday, February 22, 1982 17:37:43-PST").time,
+    "1982-02-23T01:37:43.000Z",
+  );
+  assertEquals(
+    parseDaytime("02 FEB 82 07:59:01 PST").time,
+    "1982-02-02T15:59:01.000Z",
+  );
 });
 
 test("daytime reads the formats of RFC 867, with every zone that means one thing", () => {
@@ -156,12 +215,30 @@ test("daytime reads the formats of RFC 867, with every zone that means one thing
       ["Mon, 23 Nov 2026 13:17:05 GMT", "2026-11-23T13:17:05"],
       ["01 Jan 49 00:00:00 Z", "2049-01-01T00:00:00"],
       ["01 Jan 50 00:00:00 UT", "1950-01-01T00:00:00"],
-      ...["PST 21", "PDT 20", "MST 20", "MDT 19", "CST 19", "CDT 18", "EST 18", "EDT 17"].map((each) => {
+      ...[
+        "PST 21",
+        "PDT 20",
+        "MST 20",
+        "MDT 19",
+        "CST 19",
+        "CDT 18",
+        "EST 18",
+        "EDT 17",
+      ].map((each) => {
         const [zone, hour] = each.split(" ");
-        return [`Monday, November 23, 2026 13:17:05-${zone}`, `2026-11-23T${hour}:17:05`];
+        return [
+          `Monday, November 23, 2026 13:17:05-${zone}`,
+          `2026-11-23T${hour}:17:05`,
+        ];
       }),
     ]
-  ) assertEquals(parseDaytime(line), { time: `${time}.000Z`, nist: null }, line);
+  ) {
+    assertEquals(
+      parseDaytime(line),
+      { time: `${time}.000Z`, nist: null },
+      line,
+    );
+  }
 });
 
 test("daytime does not guess what a line does not say", () => {
@@ -207,15 +284,24 @@ test("daytime reads NIST's line, and all that it says beside the time", () => {
     time: "2026-11-23T13:17:05.000Z",
     nist: { mjd: 61367, dst: 0, leapSecond: 0, health: 0, advanceMs: 50 },
   });
-  assertEquals(parseDaytime("57616 16-08-16 06:22:17 50 1 4 895.5 UTC(NIST) *"), {
-    time: "2016-08-16T06:22:17.000Z",
-    nist: { mjd: 57616, dst: 50, leapSecond: 1, health: 4, advanceMs: 895.5 },
-  });
+  assertEquals(
+    parseDaytime("57616 16-08-16 06:22:17 50 1 4 895.5 UTC(NIST) *"),
+    {
+      time: "2016-08-16T06:22:17.000Z",
+      nist: { mjd: 57616, dst: 50, leapSecond: 1, health: 4, advanceMs: 895.5 },
+    },
+  );
 });
 
 test("daytime takes the century of NIST's line from the day number, and no time where the two disagree", () => {
-  assertEquals(parseDaytime("45022 82-02-22 17:37:43 00 0 0 50.0 UTC(NIST) *").time, "1982-02-22T17:37:43.000Z");
-  assertEquals(parseDaytime("81547 82-02-22 17:37:43 00 0 0 50.0 UTC(NIST) *").time, "2082-02-22T17:37:43.000Z");
+  assertEquals(
+    parseDaytime("45022 82-02-22 17:37:43 00 0 0 50.0 UTC(NIST) *").time,
+    "1982-02-22T17:37:43.000Z",
+  );
+  assertEquals(
+    parseDaytime("81547 82-02-22 17:37:43 00 0 0 50.0 UTC(NIST) *").time,
+    "2082-02-22T17:37:43.000Z",
+  );
   for (
     const line of [
       "61368 26-11-23 13:17:05 00 0 0 50.0 UTC(NIST) *",
@@ -245,8 +331,14 @@ test("daytime knows a leap second where there can be one: at the end of a month,
     parseDaytime("57753 16-12-31 23:59:60 00 1 0 50.0 UTC(NIST) *").time,
     "2016-12-31T23:59:60.000Z",
   );
-  assertEquals(parseDaytime("Saturday, December 31, 2016 23:59:60-UTC").time, "2016-12-31T23:59:60.000Z");
-  assertEquals(parseDaytime("Sunday, January 1, 2017 00:59:60+0100").time, "2016-12-31T23:59:60.000Z");
+  assertEquals(
+    parseDaytime("Saturday, December 31, 2016 23:59:60-UTC").time,
+    "2016-12-31T23:59:60.000Z",
+  );
+  assertEquals(
+    parseDaytime("Sunday, January 1, 2017 00:59:60+0100").time,
+    "2016-12-31T23:59:60.000Z",
+  );
   for (
     const line of [
       "57752 16-12-30 23:59:60 00 1 0 50.0 UTC(NIST) *",
@@ -259,27 +351,53 @@ test("daytime knows a leap second where there can be one: at the end of a month,
 
 test("daytime reads whatever comes without stumbling, and says a time only when it is one", () => {
   let seed = 1982;
-  const below = (n: number) => (seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31) % n;
-  const good = [OURS, NIST, "02 FEB 82 07:59:01 PST", "Mon, 23 Nov 2026 13:17:05 +0000"];
-  const alphabet = "0123456789 :-+,*()ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\0\x1b\r\n\u00e9\u2028";
+  const below = (n: number) =>
+    (seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31) % n;
+  const good = [
+    OURS,
+    NIST,
+    "02 FEB 82 07:59:01 PST",
+    "Mon, 23 Nov 2026 13:17:05 +0000",
+  ];
+  const alphabet =
+    "0123456789 :-+,*()ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\0\x1b\r\n\u00e9\u2028";
   for (let i = 0; i < 20_000; i++) {
     const noise = i % 2 === 0;
-    let text = noise ? textOf(crypto.getRandomValues(new Uint8Array(below(80)))) : good[below(good.length)];
+    let text = noise
+      ? textOf(crypto.getRandomValues(new Uint8Array(below(80))))
+      : good[below(good.length)];
     for (let j = noise ? 0 : 1 + below(3); j > 0; j--) {
       const where = below(text.length), c = alphabet[below(alphabet.length)];
-      text = text.slice(0, where) + [c, "", c + text[where]][below(3)] + text.slice(where + 1);
+      text = text.slice(0, where) + [c, "", c + text[where]][below(3)] +
+        text.slice(where + 1);
     }
     const { time } = parseDaytime(text);
-    if (time !== null) assertMatch(time, /^\d{4}-\d\d-\d\dT\d\d:\d\d:(\d\d)\.000Z$/, JSON.stringify(text));
-    if (time !== null && !time.endsWith("60.000Z")) assertEquals(new Date(time).toISOString(), time);
+    if (time !== null) {
+      assertMatch(
+        time,
+        /^\d{4}-\d\d-\d\dT\d\d:\d\d:(\d\d)\.000Z$/,
+        JSON.stringify(text),
+      );
+    }
+    if (time !== null && !time.endsWith("60.000Z")) {
+      assertEquals(new Date(time).toISOString(), time);
+    }
   }
 });
 
 test("daytime reads back every line that its own server writes, in the format of RFC 867", () => {
-  assertEquals(formatDaytime(new Date(Date.UTC(2026, 10, 23, 13, 17, 5, 999))), OURS);
-  assertEquals(formatDaytime(new Date(Date.UTC(2024, 1, 1))), "Thursday, February 1, 2024 00:00:00-UTC\r\n");
+  assertEquals(
+    formatDaytime(new Date(Date.UTC(2026, 10, 23, 13, 17, 5, 999))),
+    OURS,
+  );
+  assertEquals(
+    formatDaytime(new Date(Date.UTC(2024, 1, 1))),
+    "Thursday, February 1, 2024 00:00:00-UTC\r\n",
+  );
   for (let day = 0; day < 3000; day++) {
-    const date = new Date(Date.UTC(2020, 0, 1 + 5 * day, day % 24, day % 60, (7 * day) % 60));
+    const date = new Date(
+      Date.UTC(2020, 0, 1 + 5 * day, day % 24, day % 60, (7 * day) % 60),
+    );
     assertMatch(formatDaytime(date), LINE);
     assertEquals(parseDaytime(formatDaytime(date)).time, date.toISOString());
   }
@@ -301,7 +419,11 @@ test("daytime joins a line that arrives byte by byte", async () => {
     for (const byte of bytes) await conn.write(Uint8Array.of(byte));
   });
   const [{ text, time }, raw] = await ask({ ...localhost, port: server.port });
-  assertEquals([text, time, textOf(raw)], [OURS.trim(), "2026-11-23T13:17:05.000Z", OURS]);
+  assertEquals([text, time, textOf(raw)], [
+    OURS.trim(),
+    "2026-11-23T13:17:05.000Z",
+    OURS,
+  ]);
 });
 
 test("daytime tells who answered, what, and how long it took", async () => {
@@ -324,29 +446,51 @@ test("daytime tells who answered, what, and how long it took", async () => {
 /** What NIST's server would send now, to say a time that is `ahead` milliseconds ahead of ours. */
 function nistNow(ahead: number): string {
   const now = Date.now() + ahead, next = Math.ceil(now / 1000) * 1000;
-  const date = new Date(next).toISOString(), mjd = Math.floor(next / 86_400_000) + 40_587;
-  return `\n${mjd} ${date.slice(2, 10)} ${date.slice(11, 19)} 00 0 0 ${(next - now).toFixed(1)} UTC(NIST) * \n`;
+  const date = new Date(next).toISOString(),
+    mjd = Math.floor(next / 86_400_000) + 40_587;
+  return `\n${mjd} ${date.slice(2, 10)} ${date.slice(11, 19)} 00 0 0 ${
+    (next - now).toFixed(1)
+  } UTC(NIST) * \n`;
 }
 
 test("daytime takes half the round trip into account, and how early NIST's line is sent", async () => {
-  await Promise.all(([[0, 0], [123_456, 300], [-4321, -300]] as const).map(async ([ahead, lag]) => {
-    await using server = udpServer(async () => { // as if the way there, or the way back, were the longer one
-      await delay(Math.max(0, lag));
-      const line = nistNow(ahead);
-      await delay(Math.max(0, -lag));
-      return line;
-    });
-    const [{ offsetMs, nist }] = await ask({ ...localhost, port: server.port, udp: true });
-    assertAlmostEquals(Number(offsetMs), ahead + lag / 2, 100);
-    assert(nist);
-  }));
+  await Promise.all(
+    ([[0, 0], [123_456, 300], [-4321, -300]] as const).map(
+      async ([ahead, lag]) => {
+        await using server = udpServer(async () => { // as if the way there, or the way back, were the longer one
+          await delay(Math.max(0, lag));
+          const line = nistNow(ahead);
+          await delay(Math.max(0, -lag));
+          return line;
+        });
+        const [{ offsetMs, nist }] = await ask({
+          ...localhost,
+          port: server.port,
+          udp: true,
+        });
+        assertAlmostEquals(Number(offsetMs), ahead + lag / 2, 100);
+        assert(nist);
+      },
+    ),
+  );
 });
 
 test("daytime takes a line to the second for the middle of that second", async () => {
-  for (const [ahead, udp] of [[0, false], [7_200_000, true], [-60_000, false]] as const) {
+  for (
+    const [ahead, udp] of [[0, false], [7_200_000, true], [
+      -60_000,
+      false,
+    ]] as const
+  ) {
     const line = () => formatDaytime(new Date(Date.now() + ahead));
-    await using server = udp ? udpServer(line) : tcpServer((conn) => conn.write(bytesOf(line())));
-    const [{ offsetMs, roundTripMs }] = await ask({ ...localhost, port: server.port, udp });
+    await using server = udp
+      ? udpServer(line)
+      : tcpServer((conn) => conn.write(bytesOf(line())));
+    const [{ offsetMs, roundTripMs }] = await ask({
+      ...localhost,
+      port: server.port,
+      udp,
+    });
     assertAlmostEquals(Number(offsetMs), ahead, 600 + roundTripMs);
   }
 });
@@ -365,9 +509,19 @@ test("daytime counts the round trip from the question to the first byte, not to 
 test("daytime accepts 512 bytes, and no more, over TCP and UDP", async () => {
   const line = `${"x".repeat(510)}\r\n`;
   await using exact = says(line), more = says(`${line}y`);
-  await using exactUdp = udpServer(() => line), moreUdp = udpServer(() => `${line}y`);
-  for (const [good, bad, udp] of [[exact, more, false], [exactUdp, moreUdp, true]] as const) {
-    assertEquals((await ask({ ...localhost, port: good.port, udp }))[1].length, 512);
+  await using exactUdp = udpServer(() => line),
+    moreUdp = udpServer(() => `${line}y`);
+  for (
+    const [good, bad, udp] of [[exact, more, false], [
+      exactUdp,
+      moreUdp,
+      true,
+    ]] as const
+  ) {
+    assertEquals(
+      (await ask({ ...localhost, port: good.port, udp }))[1].length,
+      512,
+    );
     assertEquals(
       await failure(ask({ ...localhost, port: bad.port, udp })),
       `63 127.0.0.1:${bad.port} sent more than 512 bytes`,
@@ -378,9 +532,14 @@ test("daytime accepts 512 bytes, and no more, over TCP and UDP", async () => {
 test("daytime leaves a server that never stops sending", async () => {
   let sent = 0;
   await using server = tcpServer(async (conn) => {
-    for (const noise = new Uint8Array(65_536).fill(120);;) sent += await conn.write(noise);
+    for (const noise = new Uint8Array(65_536).fill(120);;) {
+      sent += await conn.write(noise);
+    }
   });
-  assertMatch(await failure(ask({ ...localhost, port: server.port })), /^63 .* sent more than 512 bytes$/);
+  assertMatch(
+    await failure(ask({ ...localhost, port: server.port })),
+    /^63 .* sent more than 512 bytes$/,
+  );
   assertGreater(sent, 0);
 });
 
@@ -390,7 +549,10 @@ test("daytime calls an empty answer by its name, over TCP and UDP", async () => 
     await failure(ask({ ...localhost, port: server.port })),
     `52 127.0.0.1:${server.port} gave an empty answer`,
   );
-  assertMatch(await failure(ask({ ...localhost, port: udp.port, udp: true })), /^52 /);
+  assertMatch(
+    await failure(ask({ ...localhost, port: udp.port, udp: true })),
+    /^52 /,
+  );
 });
 
 test("daytime gives up in time on a server that is silent, or trickles, or does not end", async () => {
@@ -406,28 +568,38 @@ test("daytime gives up in time on a server that is silent, or trickles, or does 
     await conn.read(new Uint8Array(1));
   });
   const started = performance.now();
-  await Promise.all([silent, trickling, open].map(async ({ port }) =>
-    assertEquals(
-      await failure(ask({ ...localhost, port, timeout: 300 })),
-      `28 no complete answer from 127.0.0.1:${port} within 0.3 s`,
-    )
-  ));
+  await Promise.all(
+    [silent, trickling, open].map(async ({ port }) =>
+      assertEquals(
+        await failure(ask({ ...localhost, port, timeout: 300 })),
+        `28 no complete answer from 127.0.0.1:${port} within 0.3 s`,
+      )
+    ),
+  );
   assertGreaterOrEqual(performance.now() - started, 299);
 });
 
 test("daytime stops when it is told to", async () => {
   let stop = new AbortController();
   const abort = () => stop.abort(new Failure(130, "stopped"));
-  await using silent = tcpServer(abort), silentUdp = udpServer(abort as () => undefined);
+  await using silent = tcpServer(abort),
+    silentUdp = udpServer(abort as () => undefined);
   for (const [{ port }, udp] of [[silent, false], [silentUdp, true]] as const) {
     stop = new AbortController();
-    assertEquals(await failure(ask({ ...localhost, port, udp, signal: stop.signal })), "130 stopped");
-    assertEquals(await failure(ask({ ...localhost, port, udp, signal: stop.signal })), "130 stopped");
+    assertEquals(
+      await failure(ask({ ...localhost, port, udp, signal: stop.signal })),
+      "130 stopped",
+    );
+    assertEquals(
+      await failure(ask({ ...localhost, port, udp, signal: stop.signal })),
+      "130 stopped",
+    );
   }
 });
 
 test({
-  name: "daytime says that receiving failed when the server resets in the middle of the line",
+  name:
+    "daytime says that receiving failed when the server resets in the middle of the line",
   ignore: missing("python3"),
   async fn() {
     const script = `import socket, struct
@@ -435,7 +607,8 @@ s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True
 c, _ = s.accept(); c.send(b"Monday, Nov"); input()
 c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()`;
     await using python = new Running("python3", ["-c", script]);
-    const [port] = await python.until(/\d+/), trace = new Trace("daytime", false);
+    const [port] = await python.until(/\d+/),
+      trace = new Trace("daytime", false);
     trace.data = () => void python.type("now\n");
     assertEquals(
       await failure(ask({ ...localhost, port: Number(port), trace })),
@@ -445,7 +618,8 @@ c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.cl
 });
 
 test("daytime says when nobody listens", async () => {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = listener.addr;
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    { port } = listener.addr;
   listener.close();
   const refused = `7 cannot connect to 127.0.0.1:${port}: connection refused`;
   assertEquals(await failure(ask({ ...localhost, port })), refused);
@@ -456,9 +630,16 @@ test({
   sanitizeResources: false, // Deno 2.4 keeps something of a lookup that failed
   async fn() {
     for (const udp of [false, true]) {
-      const hostname = "no-such-host.invalid", asking = ask({ hostname, port: 13, udp });
-      assertEquals(await failure(asking), `6 cannot resolve ${hostname}: no such name`);
-      assertMatch(await failure(ask({ ...localhost, port: 13, udp, family: 6 })), /^6 .* no IPv6 address$/);
+      const hostname = "no-such-host.invalid",
+        asking = ask({ hostname, port: 13, udp });
+      assertEquals(
+        await failure(asking),
+        `6 cannot resolve ${hostname}: no such name`,
+      );
+      assertMatch(
+        await failure(ask({ ...localhost, port: 13, udp, family: 6 })),
+        /^6 .* no IPv6 address$/,
+      );
     }
   },
 });
@@ -466,26 +647,41 @@ test({
 // --- asking over UDP
 
 /** A socket as {@linkcode daytimeUdp} sees it, without a network. */
-function fake(receive: Deno.DatagramConn["receive"], send: (n: number) => Promise<number> = () => Promise.resolve(0)) {
+function fake(
+  receive: Deno.DatagramConn["receive"],
+  send: (n: number) => Promise<number> = () => Promise.resolve(0),
+) {
   const times: number[] = [];
   const sent = () => send(times.push(performance.now()));
-  return { times, socket: { receive, send: sent } as unknown as Deno.DatagramConn };
+  return {
+    times,
+    socket: { receive, send: sent } as unknown as Deno.DatagramConn,
+  };
 }
 
 test("daytime asks again over UDP, waiting longer each time", async () => {
-  const { promise, resolve } = Promise.withResolvers<[Uint8Array<ArrayBuffer>, Deno.Addr]>();
+  const { promise, resolve } = Promise.withResolvers<
+    [Uint8Array<ArrayBuffer>, Deno.Addr]
+  >();
   const { times, socket } = fake(() => promise, (n) => {
     if (n === 5) resolve([bytesOf(OURS), at(1313)]);
     return Promise.resolve(0);
   });
   assertEquals(textOf(await daytimeUdp(socket, at(1313), 8)), OURS);
   assertEquals(times.length, 5);
-  times.slice(1).forEach((time, i) => assertGreaterOrEqual(time - times[i], 8 * 2 ** i - 1));
+  times.slice(1).forEach((time, i) =>
+    assertGreaterOrEqual(time - times[i], 8 * 2 ** i - 1)
+  );
 });
 
 test("daytime asks with an empty datagram, and again when the answer was lost", async () => {
   await using server = udpServer((n) => n < 3 ? undefined : OURS);
-  const [{ text, transport, address }] = await ask({ ...localhost, port: server.port, udp: true, timeout: 1500 });
+  const [{ text, transport, address }] = await ask({
+    ...localhost,
+    port: server.port,
+    udp: true,
+    timeout: 1500,
+  });
   assertEquals([text, transport, address], [OURS.trim(), "udp", "127.0.0.1"]);
   assertEquals(server.questions.map(({ bytes }) => bytes), [0, 0, 0]);
   const [first, second, third] = server.questions.map(({ time }) => time);
@@ -494,33 +690,62 @@ test("daytime asks with an empty datagram, and again when the answer was lost", 
 
 test("daytime counts the round trip of the question that was answered, not of the ones lost before", async () => {
   await using server = udpServer((n) => n < 2 ? undefined : OURS);
-  const [{ roundTripMs }] = await ask({ ...localhost, port: server.port, udp: true, timeout: 4000 });
+  const [{ roundTripMs }] = await ask({
+    ...localhost,
+    port: server.port,
+    udp: true,
+    timeout: 4000,
+  });
   assertLess(roundTripMs, 750); // the answer came after 800 ms
 });
 
 test("daytime believes only whom it asked: forged answers change nothing", async () => {
-  using forger = Object.assign(Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 }), {
-    [Symbol.dispose]: () => forger.close(),
+  using forger = Object.assign(
+    Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 }),
+    {
+      [Symbol.dispose]: () => forger.close(),
+    },
+  );
+  const socket = Deno.listenDatagram({
+    transport: "udp",
+    hostname: "127.0.0.1",
+    port: 0,
   });
-  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
   const { port } = socket.addr as Deno.NetAddr;
   const serving = (async () => {
     const [, from] = await socket.receive();
-    for (let i = 0; i < 3; i++) await forger.send(bytesOf("Friday, January 1, 1999 00:00:00-UTC\r\n"), from);
+    for (let i = 0; i < 3; i++) {
+      await forger.send(
+        bytesOf("Friday, January 1, 1999 00:00:00-UTC\r\n"),
+        from,
+      );
+    }
     await socket.receive(); // the question is repeated all the same
     await socket.send(bytesOf(OURS), from);
   })();
-  const { code, stdout, stderr } = await cli(["-u", "-v", "-w", 1, "127.0.0.1", port]);
+  const { code, stdout, stderr } = await cli([
+    "-u",
+    "-v",
+    "-w",
+    1,
+    "127.0.0.1",
+    port,
+  ]);
   await serving;
   socket.close();
   assertEquals([code, stdout], [0, OURS]);
-  assertEquals(stderr.match(/ \* ignored: 127\.0\.0\.1:\d+ was not asked\n/g)?.length, 3);
+  assertEquals(
+    stderr.match(/ \* ignored: 127\.0\.0\.1:\d+ was not asked\n/g)?.length,
+    3,
+  );
 });
 
 test("daytime waits for an answer over UDP only so long, and says so", async () => {
   await using server = udpServer(() => undefined);
   assertEquals(
-    await failure(ask({ ...localhost, port: server.port, udp: true, timeout: 300 })),
+    await failure(
+      ask({ ...localhost, port: server.port, udp: true, timeout: 300 }),
+    ),
     `28 no answer from 127.0.0.1:${server.port} within 0.3 s`,
   );
   assertGreaterOrEqual(server.questions.length, 2);
@@ -530,10 +755,17 @@ test("daytime waits for an answer over UDP only so long, and says so", async () 
 test("daytime asks NIST's servers at most once in 4 s", async () => {
   await using server = udpServer(() => undefined);
   const { resolveDns } = Deno;
-  Deno.resolveDns = (() => Promise.resolve(["127.0.0.1"])) as unknown as typeof resolveDns;
+  Deno.resolveDns =
+    (() => Promise.resolve(["127.0.0.1"])) as unknown as typeof resolveDns;
   try {
     for (const hostname of ["time.nist.gov", "TIME-A-G.NIST.GOV"]) {
-      const asking = ask({ hostname, port: server.port, udp: true, timeout: 300, family: 4 });
+      const asking = ask({
+        hostname,
+        port: server.port,
+        udp: true,
+        timeout: 300,
+        family: 4,
+      });
       assertMatch(await failure(asking), /^28 no answer/);
     }
     assertEquals(server.questions.length, 2);
@@ -543,13 +775,25 @@ test("daytime asks NIST's servers at most once in 4 s", async () => {
 });
 
 test("daytime says at once when a question cannot be sent", async () => {
-  const { socket } = fake(() => new Promise(() => {}), () => Promise.reject(new Error("Network is unreachable")));
-  await assertRejects(() => daytimeUdp(socket, at(13)), Error, "Network is unreachable");
+  const { socket } = fake(
+    () => new Promise(() => {}),
+    () => Promise.reject(new Error("Network is unreachable")),
+  );
+  await assertRejects(
+    () => daytimeUdp(socket, at(13)),
+    Error,
+    "Network is unreachable",
+  );
 });
 
 test("daytime over UDP reaches a server by its name, though it listens on IPv4 alone", async () => {
   await using server = udpServer(() => OURS);
-  const [{ server: name, address }] = await ask({ hostname: "localhost", port: server.port, udp: true, timeout: 5000 });
+  const [{ server: name, address }] = await ask({
+    hostname: "localhost",
+    port: server.port,
+    udp: true,
+    timeout: 5000,
+  });
   assertEquals([name, address], ["localhost", "127.0.0.1"]);
 });
 
@@ -560,13 +804,36 @@ test("daytime prints help and version, and asks nobody", async () => {
     const { code, stdout, stderr } = await cli([flag]);
     assertEquals([code, stderr], [0, ""]);
     for (
-      const word of ["--udp", "--timeout", "--json", "--serve", "--host", "--port", "--diagram", "(5;", "(1313)"]
+      const word of [
+        "--udp",
+        "--timeout",
+        "--json",
+        "--serve",
+        "--host",
+        "--port",
+        "--diagram",
+        "(5;",
+        "(1313)",
+      ]
         .concat(
-          ["time.nist.gov", "examples:", "exit status:", "--reuse-port", "--quiet", "--verbose", "--ipv4", "--ipv6"],
+          [
+            "time.nist.gov",
+            "examples:",
+            "exit status:",
+            "--reuse-port",
+            "--quiet",
+            "--verbose",
+            "--ipv4",
+            "--ipv6",
+          ],
         )
     ) assertStringIncludes(stdout, word);
   }
-  assertEquals(await cli(["-V"]), { code: 0, stdout: `daytime ${VERSION}\n`, stderr: "" });
+  assertEquals(await cli(["-V"]), {
+    code: 0,
+    stdout: `daytime ${VERSION}\n`,
+    stderr: "",
+  });
   assertEquals((await cli(["--version"])).stdout, `daytime ${VERSION}\n`);
 });
 
@@ -590,12 +857,21 @@ test("daytime refuses a bad command line in one line that names what is wrong, b
       [["127.0.0.1:", port], '"" is not a port'],
       [[...here, "-p", port], "more than one port"],
       [[...here, "-w"], "--timeout needs a value"],
-      [[...here, "-w", "soon"], '--timeout wants seconds up to 1000000, not "soon"'],
-      [[...here, "--timeout=-1"], '--timeout wants seconds up to 1000000, not "-1"'],
+      [
+        [...here, "-w", "soon"],
+        '--timeout wants seconds up to 1000000, not "soon"',
+      ],
+      [
+        [...here, "--timeout=-1"],
+        '--timeout wants seconds up to 1000000, not "-1"',
+      ],
       [[...here, "--diagram"], "--diagram needs a value"],
       [[...here, "--json=yes"], "--json takes no value"],
       [[...here, "-4", "-6"], "-4 and -6 exclude each other"],
-      [[...here, "--host", "127.0.0.1"], "--host is for the server: it needs --serve"],
+      [
+        [...here, "--host", "127.0.0.1"],
+        "--host is for the server: it needs --serve",
+      ],
       [[...here, "--reuse-port"], "--reuse-port is for the server"],
       [["--serve", "127.0.0.1"], 'too many words: "127.0.0.1"'],
       [["--serve", "-u"], "--udp is for the client"],
@@ -604,7 +880,10 @@ test("daytime refuses a bad command line in one line that names what is wrong, b
       [["--serve", "-w", "1"], "--timeout is for the client"],
       [["--serve", "-p", "70000"], '"70000" is not a port'],
       [["--serve", "-p"], "--port needs a value"],
-      [["--serve", "--host", "127.0.0.1", "-6"], "--host 127.0.0.1 is not an IPv6 address"],
+      [
+        ["--serve", "--host", "127.0.0.1", "-6"],
+        "--host 127.0.0.1 is not an IPv6 address",
+      ],
       [["--serve", "--host", "::1", "-4"], "--host ::1 is not an IPv4 address"],
       [["--serve", "--host", ""], "--host needs a value"],
     ] as const
@@ -620,17 +899,43 @@ test("daytime refuses a bad command line in one line that names what is wrong, b
 test("daytime takes the port as a second word, with the host, as an option, and by the name of its service", async () => {
   await using server = says(OURS), udp = udpServer(() => OURS);
   for (const [{ port }, flags] of [[server, []], [udp, ["-u"]]] as const) {
-    for (const args of [["127.0.0.1", port], [`127.0.0.1:${port}`], ["127.0.0.1", "--port", port]]) {
-      assertEquals(await cli([...flags, ...args]), { code: 0, stdout: OURS, stderr: "" });
+    for (
+      const args of [["127.0.0.1", port], [`127.0.0.1:${port}`], [
+        "127.0.0.1",
+        "--port",
+        port,
+      ]]
+    ) {
+      assertEquals(await cli([...flags, ...args]), {
+        code: 0,
+        stdout: OURS,
+        stderr: "",
+      });
     }
   }
 });
 
 test("daytime prints the line as it came, byte for byte, where it is no terminal", async () => {
-  for (const text of [OURS, NIST, "no line end", "\x1b[2J\x07 caf\u00e9\r\n\n", "two\nlines\n"]) {
+  for (
+    const text of [
+      OURS,
+      NIST,
+      "no line end",
+      "\x1b[2J\x07 caf\u00e9\r\n\n",
+      "two\nlines\n",
+    ]
+  ) {
     await using server = says(text), udp = udpServer(() => text);
-    assertEquals(await cli(["127.0.0.1", server.port]), { code: 0, stdout: text, stderr: "" });
-    assertEquals(await cli(["-u", "127.0.0.1", udp.port]), { code: 0, stdout: text, stderr: "" });
+    assertEquals(await cli(["127.0.0.1", server.port]), {
+      code: 0,
+      stdout: text,
+      stderr: "",
+    });
+    assertEquals(await cli(["-u", "127.0.0.1", udp.port]), {
+      code: 0,
+      stdout: text,
+      stderr: "",
+    });
   }
 });
 
@@ -641,15 +946,25 @@ test("daytime prints bytes that are no text as they came, too", async () => {
 });
 
 test("daytime lets no server drive the terminal", async () => {
-  const hostile = "\x1b]0;owned\x07\x1b[2Jnoon\x9b31m \u202egnp\u200b\r\nsecond \x08line\r\n";
+  const hostile =
+    "\x1b]0;owned\x07\x1b[2Jnoon\x9b31m \u202egnp\u200b\r\nsecond \x08line\r\n";
   await using server = says(hostile);
   const { code, stdout } = await cli(["127.0.0.1", server.port], true);
   assertEquals(code, 0);
   const [first, second, ...rest] = stdout.split("\n");
-  assertEquals(first, "\\x1b]0;owned\\x07\\x1b[2Jnoon\\x9b31m \\x202egnp\\x200b");
+  assertEquals(
+    first,
+    "\\x1b]0;owned\\x07\\x1b[2Jnoon\\x9b31m \\x202egnp\\x200b",
+  );
   assertEquals(second, "second \\x08line");
-  assertMatch(rest.join("\n"), /^not to be compared with our clock; round trip [\d.]+ ms\n$/);
-  const { stdout: json } = await cli(["127.0.0.1", server.port, "--json", "-v"], true);
+  assertMatch(
+    rest.join("\n"),
+    /^not to be compared with our clock; round trip [\d.]+ ms\n$/,
+  );
+  const { stdout: json } = await cli(
+    ["127.0.0.1", server.port, "--json", "-v"],
+    true,
+  );
   assertEquals(JSON.parse(json).text, hostile.trim());
   assertNotMatch(json, /[^\n\x20-\x7e]/);
 });
@@ -661,22 +976,49 @@ test("daytime adds a line for people on a terminal: when, how far apart the cloc
     for (
       const [text, words] of [
         [OURS, /; our clocks agree; round trip [\d.]+ ms$/],
-        [OURS.replace(":05", ":04"), /; their clock is 1\.0 s behind ours; round trip/],
-        [OURS.replace("2026", "1982"), /; their clock is \d{5} days behind ours; round trip/],
-        [OURS.replace("13:", "14:"), /; their clock is 3600\.0 s ahead of ours; round trip/],
-        [NIST, /; their clock is 0\.5\d\d s behind ours; round trip [\d.]+ ms$/],
-        [NIST.replace("00 0 0", "00 0 1"), /; their clock, they say, is up to 5 s off$/],
-        [NIST.replace("00 0 0", "00 0 3"), /; their clock, they say, is faulty$/],
-        [NIST.replace("00 0 0", "00 0 9"), /; their clock, they say, is not good$/],
+        [
+          OURS.replace(":05", ":04"),
+          /; their clock is 1\.0 s behind ours; round trip/,
+        ],
+        [
+          OURS.replace("2026", "1982"),
+          /; their clock is \d{5} days behind ours; round trip/,
+        ],
+        [
+          OURS.replace("13:", "14:"),
+          /; their clock is 3600\.0 s ahead of ours; round trip/,
+        ],
+        [
+          NIST,
+          /; their clock is 0\.5\d\d s behind ours; round trip [\d.]+ ms$/,
+        ],
+        [
+          NIST.replace("00 0 0", "00 0 1"),
+          /; their clock, they say, is up to 5 s off$/,
+        ],
+        [
+          NIST.replace("00 0 0", "00 0 3"),
+          /; their clock, they say, is faulty$/,
+        ],
+        [
+          NIST.replace("00 0 0", "00 0 9"),
+          /; their clock, they say, is not good$/,
+        ],
       ] as const
     ) {
       await using server = says(text);
-      const { code, stdout, stderr } = await cli(["127.0.0.1", server.port], true);
+      const { code, stdout, stderr } = await cli(
+        ["127.0.0.1", server.port],
+        true,
+      );
       assertEquals([code, stderr], [0, ""]);
       const [printed, people, ...rest] = stdout.split("\n");
       assertEquals([printed, rest], [text.trim(), [""]]);
       assertMatch(people, words);
-      assertMatch(people, /^that is \w{3} Nov 2[34] (2026|1982) \d\d:\d\d:\d\d GMT[+-]\d{4} here; /);
+      assertMatch(
+        people,
+        /^that is \w{3} Nov 2[34] (2026|1982) \d\d:\d\d:\d\d GMT[+-]\d{4} here; /,
+      );
     }
   } finally {
     Date.now = now;
@@ -684,7 +1026,8 @@ test("daytime adds a line for people on a terminal: when, how far apart the cloc
 });
 
 test("daytime --json prints one object with all that is known, over TCP and UDP", async () => {
-  await using server = says(NIST), udp = udpServer(() => "Mon Nov 23 13:17:05 2026\r\n");
+  await using server = says(NIST),
+    udp = udpServer(() => "Mon Nov 23 13:17:05 2026\r\n");
   const tcp = await cli(["--json", "localhost", server.port]);
   assertEquals([tcp.code, tcp.stderr], [0, ""]);
   assertMatch(tcp.stdout, /^\{.*\}\n$/);
@@ -699,7 +1042,9 @@ test("daytime --json prints one object with all that is known, over TCP and UDP"
     nist: { mjd: 61367, dst: 0, leapSecond: 0, health: 0, advanceMs: 50 },
   });
   assertEquals([typeof offsetMs, typeof roundTripMs], ["number", "number"]);
-  const answer = JSON.parse((await cli(["--json", "-u", "127.0.0.1", udp.port])).stdout) as Answer;
+  const answer = JSON.parse(
+    (await cli(["--json", "-u", "127.0.0.1", udp.port])).stdout,
+  ) as Answer;
   assertGreater(answer.roundTripMs, 0);
   assertEquals({ ...answer, roundTripMs: 0 }, {
     server: "127.0.0.1",
@@ -712,27 +1057,39 @@ test("daytime --json prints one object with all that is known, over TCP and UDP"
     roundTripMs: 0,
     nist: null,
   });
-  assertEquals(Object.keys(answer).join(), "server,address,port,transport,text,time,offsetMs,roundTripMs,nist");
+  assertEquals(
+    Object.keys(answer).join(),
+    "server,address,port,transport,text,time,offsetMs,roundTripMs,nist",
+  );
 });
 
 test("daytime asks by IPv4 or IPv6 as it is told", async () => {
-  await using four = says("four"), six = tcpServer((conn) => conn.write(bytesOf("six")), "::1");
+  await using four = says("four"),
+    six = tcpServer((conn) => conn.write(bytesOf("six")), "::1");
   assertEquals((await cli(["-4", "localhost", four.port])).stdout, "four");
   assertEquals((await cli(["-6", "localhost", six.port])).stdout, "six");
   assertEquals((await cli(["::1", six.port])).stdout, "six");
   assertEquals((await cli([`[::1]:${six.port}`])).stdout, "six");
   await using udp = udpServer(() => "six", "::1");
   assertEquals((await cli(["-u", "-6", "localhost", udp.port])).stdout, "six");
-  assertEquals(JSON.parse((await cli(["-u", "--json", "::1", udp.port])).stdout).address, "::1");
+  assertEquals(
+    JSON.parse((await cli(["-u", "--json", "::1", udp.port])).stdout).address,
+    "::1",
+  );
   for (const [flag, host] of [["-6", "127.0.0.1"], ["-4", "::1"]]) {
     const { code, stderr } = await cli([flag, host, 13]);
-    assertEquals([code, stderr], [6, `daytime: cannot resolve ${host}: no IPv${flag[1]} address\n`]);
+    assertEquals([code, stderr], [
+      6,
+      `daytime: cannot resolve ${host}: no IPv${flag[1]} address\n`,
+    ]);
   }
 });
 
 test("daytime -v shows the exchange as it happens, a line an event", async () => {
-  await using server = says(OURS), udp = udpServer((n) => n < 2 ? undefined : "\x1b[2J");
-  const masked = (text: string) => text.replace(/^\d+\.\d+/gm, "T").replace(/port \d+/g, "port P");
+  await using server = says(OURS),
+    udp = udpServer((n) => n < 2 ? undefined : "\x1b[2J");
+  const masked = (text: string) =>
+    text.replace(/^\d+\.\d+/gm, "T").replace(/port \d+/g, "port P");
   const tcp = await cli(["-v", "127.0.0.1", server.port]);
   assertEquals(tcp.stdout, OURS);
   assertEquals(
@@ -765,8 +1122,12 @@ T * closed
 test("daytime --diagram draws the exchange into a file, whichever way it ends", async () => {
   const folder = await Deno.makeTempDir(), file = `${folder}/exchange.md`;
   try {
-    await using server = says(OURS), udp = udpServer((n) => n < 2 ? undefined : "noon");
-    assertEquals((await cli(["--diagram", file, "127.0.0.1", server.port])).code, 0);
+    await using server = says(OURS),
+      udp = udpServer((n) => n < 2 ? undefined : "noon");
+    assertEquals(
+      (await cli(["--diagram", file, "127.0.0.1", server.port])).code,
+      0,
+    );
     let drawing = await Deno.readTextFile(file);
     assertMatch(drawing, /^```mermaid\nsequenceDiagram\n/);
     assertMatch(
@@ -774,14 +1135,37 @@ test("daytime --diagram draws the exchange into a file, whichever way it ends", 
       /client-->>s1: SYN\n\s+s1-->>client: SYN, ACK\n\s+client-->>s1: ACK\n\s+s1->>client: 40 bytes/,
     );
     assertMatch(drawing, /s1-->>client: FIN\n/);
-    assertEquals((await cli(["--diagram", file, "-u", "-w", 1, "127.0.0.1", udp.port])).code, 0);
+    assertEquals(
+      (await cli(["--diagram", file, "-u", "-w", 1, "127.0.0.1", udp.port]))
+        .code,
+      0,
+    );
     drawing = await Deno.readTextFile(file);
     assertEquals(drawing.match(/client-\)s1: 0 bytes/g)?.length, 2);
     assertMatch(drawing, /s1-\)client: 4 bytes "noon"/);
     await using silent = udpServer(() => undefined);
-    assertEquals((await cli(["--diagram", file, "-u", "-w", 0.1, "127.0.0.1", silent.port])).code, 28);
-    assertStringIncludes(await Deno.readTextFile(file), "no answer from 127.0.0.1");
-    const { code, stderr } = await cli(["--diagram", `${folder}/no/such/folder`, "127.0.0.1", server.port]);
+    assertEquals(
+      (await cli([
+        "--diagram",
+        file,
+        "-u",
+        "-w",
+        0.1,
+        "127.0.0.1",
+        silent.port,
+      ])).code,
+      28,
+    );
+    assertStringIncludes(
+      await Deno.readTextFile(file),
+      "no answer from 127.0.0.1",
+    );
+    const { code, stderr } = await cli([
+      "--diagram",
+      `${folder}/no/such/folder`,
+      "127.0.0.1",
+      server.port,
+    ]);
     assertEquals(code, 23);
     assertMatch(stderr, /^daytime: cannot write .*\n$/);
   } finally {
@@ -794,11 +1178,21 @@ test("daytime --diagram draws the exchange into a file, whichever way it ends", 
 /** The server on loopback, without a process. */
 function serving(options: Partial<ServeOptions> = {}, hostname = "127.0.0.1") {
   const stop = new AbortController(), lines: string[] = [];
-  const listeners = options.listeners ?? [Deno.listen({ hostname, port: 0 })], { port } = listeners[0].addr;
-  const sockets = options.sockets ?? [Deno.listenDatagram({ transport: "udp", hostname, port })];
+  const listeners = options.listeners ?? [Deno.listen({ hostname, port: 0 })],
+    { port } = listeners[0].addr;
+  const sockets = options.sockets ??
+    [Deno.listenDatagram({ transport: "udp", hostname, port })];
   let changed = Promise.withResolvers<void>();
-  const log = (line: string) => (lines.push(line), changed.resolve(), changed = Promise.withResolvers());
-  const done = answer({ listeners, sockets, signal: stop.signal, log, ...options });
+  const log = (
+    line: string,
+  ) => (lines.push(line), changed.resolve(), changed = Promise.withResolvers());
+  const done = answer({
+    listeners,
+    sockets,
+    signal: stop.signal,
+    log,
+    ...options,
+  });
   return {
     port,
     lines,
@@ -807,7 +1201,9 @@ function serving(options: Partial<ServeOptions> = {}, hostname = "127.0.0.1") {
       for (;;) {
         const line = lines.find((line) => pattern.test(line));
         if (line) return line;
-        await soon(changed.promise, `${pattern} in the log`, { seen: () => lines });
+        await soon(changed.promise, `${pattern} in the log`, {
+          seen: () => lines,
+        });
       }
     },
     stop: () => (stop.abort(), done),
@@ -821,7 +1217,10 @@ function peer(hostname = "127.0.0.1", port = 0) {
   return {
     port: (socket.addr as Deno.NetAddr).port,
     send: (bytes: Uint8Array, to: Deno.NetAddr) => socket.send(bytes, to),
-    receive: async () => textOf((await soon(socket.receive(new Uint8Array(65_535)), "a datagram"))[0]),
+    receive: async () =>
+      textOf(
+        (await soon(socket.receive(new Uint8Array(65_535)), "a datagram"))[0],
+      ),
     [Symbol.dispose]: () => socket.close(),
   };
 }
@@ -830,19 +1229,25 @@ function peer(hostname = "127.0.0.1", port = 0) {
 async function all(conn: Deno.TcpConn): Promise<string> {
   const parts: Uint8Array[] = [];
   for (const buffer = new Uint8Array(4096);;) {
-    const n = await soon(conn.read(buffer), "the end of the line", { seen: () => parts.map(textOf) });
+    const n = await soon(conn.read(buffer), "the end of the line", {
+      seen: () => parts.map(textOf),
+    });
     if (n === null) return parts.map(textOf).join("");
     parts.push(buffer.slice(0, n));
   }
 }
 
-const dial = (port: number, hostname = "127.0.0.1") => Deno.connect({ hostname, port });
+const dial = (port: number, hostname = "127.0.0.1") =>
+  Deno.connect({ hostname, port });
 
 test("daytime --serve answers every datagram with the line, an empty one and the largest too", async () => {
   await using server = serving();
   using client = peer();
   for (const size of [0, 1, 512, 1500, 65_507]) {
-    assertGreaterOrEqual(await client.send(new Uint8Array(size), at(server.port)), 0);
+    assertGreaterOrEqual(
+      await client.send(new Uint8Array(size), at(server.port)),
+      0,
+    );
     assertMatch(await client.receive(), LINE, `${size} bytes`);
   }
   assertEquals(await server.stop(), { connections: 0, datagrams: 5 });
@@ -853,9 +1258,18 @@ test("daytime --serve writes the line and closes, without being asked", async ()
   using conn = await dial(server.port);
   const line = await all(conn);
   assertMatch(line, LINE);
-  assertAlmostEquals(Date.parse(parseDaytime(line).time ?? ""), Date.now(), 5000);
+  assertAlmostEquals(
+    Date.parse(parseDaytime(line).time ?? ""),
+    Date.now(),
+    5000,
+  );
   conn.close();
-  assertMatch(await server.logged(/./), RegExp(`^tcp 127\\.0\\.0\\.1:\\d+ ${line.length} bytes in \\d+\\.\\d{3} s$`));
+  assertMatch(
+    await server.logged(/./),
+    RegExp(
+      `^tcp 127\\.0\\.0\\.1:\\d+ ${line.length} bytes in \\d+\\.\\d{3} s$`,
+    ),
+  );
 });
 
 test("daytime --serve gives the line also to a client that talks first: no reset takes it away", async () => {
@@ -863,7 +1277,9 @@ test("daytime --serve gives the line also to a client that talks first: no reset
   for (const size of [5, 300_000]) {
     using conn = await dial(server.port);
     const noise = new Uint8Array(size);
-    for (let sent = 0; sent < size;) sent += await conn.write(noise.subarray(sent));
+    for (let sent = 0; sent < size;) {
+      sent += await conn.write(noise.subarray(sent));
+    }
     assertMatch(await all(conn), LINE);
   }
 });
@@ -872,7 +1288,10 @@ test("daytime --serve parts with a client that does not close, after a second", 
   await using server = serving();
   using conn = await dial(server.port);
   assertMatch(await all(conn), LINE);
-  assertMatch(await server.logged(/^tcp/), /^tcp 127\.0\.0\.1:\d+ \d+ bytes in [1-4]\.\d{3} s$/);
+  assertMatch(
+    await server.logged(/^tcp/),
+    /^tcp 127\.0\.0\.1:\d+ \d+ bytes in [1-4]\.\d{3} s$/,
+  );
 });
 
 test("daytime --serve outlives clients that reset, hundreds of them, and serves others meanwhile", async () => {
@@ -887,7 +1306,9 @@ test("daytime --serve outlives clients that reset, hundreds of them, and serves 
 
 test("daytime --serve looks after the others while some do not read", async () => {
   await using server = serving();
-  const idle = await Promise.all(Array.from({ length: 200 }, () => dial(server.port)));
+  const idle = await Promise.all(
+    Array.from({ length: 200 }, () => dial(server.port)),
+  );
   using conn = await dial(server.port);
   assertMatch(await all(conn), LINE);
   using client = peer();
@@ -897,14 +1318,17 @@ test("daytime --serve looks after the others while some do not read", async () =
 });
 
 test({
-  name: "daytime --serve answers no port that would answer in turn, nor its own number at any address",
+  name:
+    "daytime --serve answers no port that would answer in turn, nor its own number at any address",
   ignore: !LINUX || !ROOTED,
   async fn() {
     await using server = serving();
     using honest = peer("127.0.0.9");
     for (const port of [7, 9, 13, 17, 19, 37, 1313, 7777, server.port]) {
       using forged = peer("127.0.0.9", port);
-      for (let i = 0; i < 3; i++) await forged.send(bytesOf("x"), at(server.port));
+      for (let i = 0; i < 3; i++) {
+        await forged.send(bytesOf("x"), at(server.port));
+      }
       await honest.send(new Uint8Array(), at(server.port));
       assertMatch(await honest.receive(), LINE); // by now the forged ones have been passed over
       await honest.send(bytesOf("end"), at(port, "127.0.0.9"));
@@ -918,24 +1342,39 @@ test({
 });
 
 /** A socket of the server's without a network: receives what is given, then waits; `done` when all was dealt with. */
-function scripted(port: number, given: (Deno.NetAddr | Error)[], send: (to: Deno.NetAddr) => Promise<number>) {
-  const closed = Promise.withResolvers<never>(), done = Promise.withResolvers<void>();
+function scripted(
+  port: number,
+  given: (Deno.NetAddr | Error)[],
+  send: (to: Deno.NetAddr) => Promise<number>,
+) {
+  const closed = Promise.withResolvers<never>(),
+    done = Promise.withResolvers<void>();
   const socket = {
     addr: at(port),
     receive(): Promise<[Uint8Array, Deno.Addr]> {
       const next = given.shift();
       if (next === undefined) return done.resolve(), closed.promise;
-      return next instanceof Error ? Promise.reject(next) : Promise.resolve([new Uint8Array(), next]);
+      return next instanceof Error
+        ? Promise.reject(next)
+        : Promise.resolve([new Uint8Array(), next]);
     },
     send: (_: Uint8Array, to: Deno.NetAddr) => send(to),
     close: () => closed.reject(new Deno.errors.BadResource("closed")),
   };
-  return { sockets: [socket as unknown as Deno.DatagramConn], done: done.promise };
+  return {
+    sockets: [socket as unknown as Deno.DatagramConn],
+    done: done.promise,
+  };
 }
 
 /** The server with such a socket, until it has dealt with everything; then who was answered, and what it logged. */
-async function script(given: (Deno.NetAddr | Error)[], send = (_: Deno.NetAddr) => Promise.resolve(40)) {
-  const listeners = [Deno.listen({ hostname: "127.0.0.1", port: 0 })], { port } = listeners[0].addr, to: string[] = [];
+async function script(
+  given: (Deno.NetAddr | Error)[],
+  send = (_: Deno.NetAddr) => Promise.resolve(40),
+) {
+  const listeners = [Deno.listen({ hostname: "127.0.0.1", port: 0 })],
+    { port } = listeners[0].addr,
+    to: string[] = [];
   const { sockets, done } = scripted(port, given, (addr) => {
     to.push(`${addr.hostname}:${addr.port}`);
     return send(addr);
@@ -947,8 +1386,18 @@ async function script(given: (Deno.NetAddr | Error)[], send = (_: Deno.NetAddr) 
 }
 
 test("daytime --serve answers neither multicast nor broadcast sources, and says so once a second at most", async () => {
-  const many = ["224.0.0.1", "239.255.255.250", "::ffff:224.0.0.251", "255.255.255.255", "ff02::1", "0.0.0.0"];
-  const forged = Array.from({ length: 3000 }, (_, i) => at(40_000, many[i % many.length]));
+  const many = [
+    "224.0.0.1",
+    "239.255.255.250",
+    "::ffff:224.0.0.251",
+    "255.255.255.255",
+    "ff02::1",
+    "0.0.0.0",
+  ];
+  const forged = Array.from(
+    { length: 3000 },
+    (_, i) => at(40_000, many[i % many.length]),
+  );
   const started = performance.now();
   const { to, lines, total } = await script([...forged, at(40_000)]);
   assertEquals([to, total.datagrams], [["127.0.0.1:40000"], 1]);
@@ -958,14 +1407,27 @@ test("daytime --serve answers neither multicast nor broadcast sources, and says 
 });
 
 test("daytime --serve goes on when sending fails or news of an ICMP error comes in, and says so sparingly", async () => {
-  const reset = () => new Deno.errors.ConnectionReset("Connection reset by peer (os error 104)");
-  const given = [reset(), at(40_000), reset(), ...Array.from({ length: 50 }, (_, i) => at(41_000 + i)), at(40_001)];
+  const reset = () =>
+    new Deno.errors.ConnectionReset("Connection reset by peer (os error 104)");
+  const given = [
+    reset(),
+    at(40_000),
+    reset(),
+    ...Array.from({ length: 50 }, (_, i) => at(41_000 + i)),
+    at(40_001),
+  ];
   const { to, lines } = await script(
     given,
     ({ port }) =>
-      port < 41_000 ? Promise.resolve(40) : Promise.reject(new Error("Network is unreachable (os error 101)")),
+      port < 41_000
+        ? Promise.resolve(40)
+        : Promise.reject(new Error("Network is unreachable (os error 101)")),
   );
-  assertEquals([to[0], to.at(-1), to.length], ["127.0.0.1:40000", "127.0.0.1:40001", 52]);
+  assertEquals([to[0], to.at(-1), to.length], [
+    "127.0.0.1:40000",
+    "127.0.0.1:40001",
+    52,
+  ]);
   assertEquals(lines.filter((line) => /^cannot answer: /.test(line)).length, 1);
 });
 
@@ -976,13 +1438,18 @@ test("daytime --serve logs a line a peer, and is not made to flood its log", asy
   const { lines, total } = await script([...one, ...more]);
   assertEquals(total.datagrams, 1900);
   assertMatch(lines[0], /^udp 127\.0\.0\.1:40000 40 bytes in 0\.\d{3} s$/);
-  assertLessOrEqual(lines.length, 100 * (1 + Math.floor((performance.now() - started) / 1000)));
+  assertLessOrEqual(
+    lines.length,
+    100 * (1 + Math.floor((performance.now() - started) / 1000)),
+  );
 });
 
 test("daytime --serve answers whoever has asked before it ends, and nobody after", async () => {
   await using server = serving();
   using client = peer();
-  for (let i = 0; i < 50; i++) await client.send(new Uint8Array(), at(server.port));
+  for (let i = 0; i < 50; i++) {
+    await client.send(new Uint8Array(), at(server.port));
+  }
   using conn = await dial(server.port);
   await conn.write(bytesOf("hello"));
   const line = await all(conn);
@@ -1010,13 +1477,25 @@ test("daytime --serve -6 turns away IPv4", async () => {
 
 test("daytime --serve says where it listens, logs who came, and ends well when told", async () => {
   await using one = await serve("daytime", ["-s"]);
-  await using two = await serve("daytime", ["--serve", "-q", "-v", "--host", "127.0.0.1"]);
+  await using two = await serve("daytime", [
+    "--serve",
+    "-q",
+    "-v",
+    "--host",
+    "127.0.0.1",
+  ]);
   const { port } = one;
   assertMatch(one.stdout, /^listening on tcp:\/\/\[::\]:\d+\n/);
   await one.until(RegExp(`listening on udp://\\[::\\]:${port}\n`));
-  for (const target of [{ port }, { port, hostname: "::1" }, { port: two.port }]) {
+  for (
+    const target of [{ port }, { port, hostname: "::1" }, { port: two.port }]
+  ) {
     for (const udp of [false, true]) {
-      const [{ time, offsetMs, roundTripMs }] = await ask({ ...localhost, ...target, udp });
+      const [{ time, offsetMs, roundTripMs }] = await ask({
+        ...localhost,
+        ...target,
+        udp,
+      });
       assert(time);
       assertAlmostEquals(Number(offsetMs), 0, 600 + roundTripMs);
     }
@@ -1042,45 +1521,68 @@ test("daytime --serve says what to do when the port is taken, by TCP or by UDP",
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   using socket = peer();
   for (const { port } of [listener.addr, socket]) {
-    const { code, stdout, stderr } = await run("daytime", ["-s", "--host", "127.0.0.1", "-p", `${port}`]);
+    const { code, stdout, stderr } = await run("daytime", [
+      "-s",
+      "--host",
+      "127.0.0.1",
+      "-p",
+      `${port}`,
+    ]);
     assertEquals([code, stdout], [1, ""]);
-    assertEquals(stderr, `daytime: cannot listen on 127.0.0.1:${port}: address already in use: try --port 0\n`);
+    assertEquals(
+      stderr,
+      `daytime: cannot listen on 127.0.0.1:${port}: address already in use: try --port 0\n`,
+    );
   }
 });
 
 /** Runs the server in a process in which Deno's own functions have been changed first. */
 async function meddled(change: string): Promise<Finished & { port: number }> {
   const code = `${change}
-    const { main } = await import(${JSON.stringify(new URL("daytime.ts", ROOT).href)});
+    const { main } = await import(${
+    JSON.stringify(new URL("daytime.ts", ROOT).href)
+  });
     Deno.exit(await main(["-s", "-p", "0"]));`;
-  await using server = new Running(Deno.execPath(), ["eval", "--unstable-net", code], { cwd: ROOT });
-  const port = Number((await server.until(/listening on udp:\/\/\S+:(\d+)\n/))[1]);
-  const answers = await Promise.all([false, true].map((udp) => ask({ ...localhost, port, udp })));
+  await using server = new Running(Deno.execPath(), [
+    "eval",
+    "--unstable-net",
+    code,
+  ], { cwd: ROOT });
+  const port = Number(
+    (await server.until(/listening on udp:\/\/\S+:(\d+)\n/))[1],
+  );
+  const answers = await Promise.all(
+    [false, true].map((udp) => ask({ ...localhost, port, udp })),
+  );
   for (const [, bytes] of answers) assertMatch(textOf(bytes), LINE);
   server.kill(WINDOWS ? "SIGBREAK" : "SIGTERM");
   return { ...await server.finish(), port };
 }
 
 test("daytime --serve falls back to IPv4 where there is no IPv6", async () => {
-  const { code, stdout, port } = await meddled(`for (const name of ["listen", "listenDatagram"]) {
+  const { code, stdout, port } = await meddled(
+    `for (const name of ["listen", "listenDatagram"]) {
     const real = Deno[name];
     Deno[name] = (options) => {
       if (options.hostname === "::") throw new Error("Address family not supported by protocol (os error 97)");
       return real(options);
     };
-  }`);
+  }`,
+  );
   assertEquals(code, 0);
   assertStringIncludes(stdout, `listening on tcp://0.0.0.0:${port}\n`);
   assertStringIncludes(stdout, `listening on udp://0.0.0.0:${port}\n`);
 });
 
 test("daytime --serve --port 0 looks for a port that is free for TCP and UDP", async () => {
-  const { code, stdout, port } = await meddled(`const real = Deno.listenDatagram;
+  const { code, stdout, port } = await meddled(
+    `const real = Deno.listenDatagram;
   let taken = 2;
   Deno.listenDatagram = (options) => {
     if (taken-- > 0) throw new Deno.errors.AddrInUse("Address already in use (os error 98)");
     return real(options);
-  };`);
+  };`,
+  );
   assertEquals(code, 0);
   assertMatch(stdout, RegExp(`^listening on tcp://\\S+:${port}\n`));
 });
@@ -1089,27 +1591,58 @@ test({
   name: "daytime --serve lets processes share a port with --reuse-port",
   ignore: !LINUX,
   async fn() {
-    await using one = await serve("daytime", ["-s", "--reuse-port", "--host", "127.0.0.1"]);
-    const args = ["-s", "--reuse-port", "--host", "127.0.0.1", "--port", `${one.port}`];
+    await using one = await serve("daytime", [
+      "-s",
+      "--reuse-port",
+      "--host",
+      "127.0.0.1",
+    ]);
+    const args = [
+      "-s",
+      "--reuse-port",
+      "--host",
+      "127.0.0.1",
+      "--port",
+      `${one.port}`,
+    ];
     await using two = start("daytime", args);
     await two.until(/listening on udp/);
     const served = /tcp \S+ \d+ bytes/;
     const both = () => served.test(one.stdout) && served.test(two.stdout);
     const seen = () => [one.stdout, two.stdout];
-    await repeat(() => ask({ ...localhost, port: one.port }), both, "an answer from each process", { seen });
+    await repeat(
+      () => ask({ ...localhost, port: one.port }),
+      both,
+      "an answer from each process",
+      { seen },
+    );
     await ask({ ...localhost, port: one.port, udp: true });
   },
 });
 
 test({
-  name: "daytime --serve outlives a shortage of descriptors, and serves all who waited",
+  name:
+    "daytime --serve outlives a shortage of descriptors, and serves all who waited",
   ignore: !LINUX || missing("prlimit"),
   async fn() {
     const script = new URL("daytime.ts", ROOT).href;
-    const args = ["--nofile=64", Deno.execPath(), "run", "-A", script, "-s", "-p", "0", "--host", "127.0.0.1"];
+    const args = [
+      "--nofile=64",
+      Deno.execPath(),
+      "run",
+      "-A",
+      script,
+      "-s",
+      "-p",
+      "0",
+      "--host",
+      "127.0.0.1",
+    ];
     await using server = new Running("prlimit", args, { cwd: ROOT });
     const port = Number((await server.until(/listening on udp:\S+:(\d+)/))[1]);
-    const conns = await Promise.all(Array.from({ length: 120 }, () => dial(port)));
+    const conns = await Promise.all(
+      Array.from({ length: 120 }, () => dial(port)),
+    );
     await Promise.all(conns.map(async (conn) => {
       assertMatch(await all(conn), LINE);
       conn.close();
@@ -1122,9 +1655,18 @@ test({
 
 test("daytime without --unstable-net names the flag where it needs UDP, and asks over TCP all the same", async () => {
   await using server = says(OURS);
-  const script = new URL("daytime.ts", ROOT).href, map = new URL("mirror/import_map.json", ROOT).href;
+  const script = new URL("daytime.ts", ROOT).href,
+    map = new URL("mirror/import_map.json", ROOT).href;
   const bare = (...args: string[]) =>
-    new Running(Deno.execPath(), ["run", "-A", "--no-config", "--import-map", map, script, ...args]).finish();
+    new Running(Deno.execPath(), [
+      "run",
+      "-A",
+      "--no-config",
+      "--import-map",
+      map,
+      script,
+      ...args,
+    ]).finish();
   const [tcp, ...others] = await Promise.all([
     bare("127.0.0.1", `${server.port}`),
     bare("-u", "127.0.0.1"),
@@ -1138,14 +1680,25 @@ test("daytime without --unstable-net names the flag where it needs UDP, and asks
 });
 
 test("daytime runs with the permissions of its first line alone, and its process ends with the answer", async () => {
-  const [first] = (await Deno.readTextFile(new URL("daytime.ts", ROOT))).split("\n", 1);
+  const [first] = (await Deno.readTextFile(new URL("daytime.ts", ROOT))).split(
+    "\n",
+    1,
+  );
   assertMatch(first, /^#!\/usr\/bin\/env -S deno run .*--unstable-net/);
   assertNotMatch(first, /-A|--allow-all|--allow-(read|write|run|env|ffi)/);
-  const flags = first.split("deno run ")[1].split(" "), script = new URL("daytime.ts", ROOT).href;
+  const flags = first.split("deno run ")[1].split(" "),
+    script = new URL("daytime.ts", ROOT).href;
   const bare = (...args: (string | number)[]) =>
-    new Running(Deno.execPath(), ["run", "--no-prompt", ...flags, script, ...args.map(String)], { cwd: ROOT });
+    new Running(Deno.execPath(), [
+      "run",
+      "--no-prompt",
+      ...flags,
+      script,
+      ...args.map(String),
+    ], { cwd: ROOT });
   await using server = bare("-s", "-p", 0);
-  const port = Number((await server.until(/listening on udp:\S+:(\d+)/))[1]), started = performance.now();
+  const port = Number((await server.until(/listening on udp:\S+:(\d+)/))[1]),
+    started = performance.now();
   for (const args of [["localhost", port], ["-u", "localhost", port]]) {
     const { code, stdout, stderr } = await bare("-w", 60, ...args).finish();
     assertEquals([code, stderr], [0, ""]);
@@ -1163,7 +1716,11 @@ test({
       await using silent = udp.length
         ? udpServer(() => void asked.resolve())
         : tcpServer((conn) => (asked.resolve(), conn.read(new Uint8Array(1))));
-      await using client = start("daytime", [...udp, "127.0.0.1", `${silent.port}`]);
+      await using client = start("daytime", [
+        ...udp,
+        "127.0.0.1",
+        `${silent.port}`,
+      ]);
       await asked.promise;
       client.kill("SIGINT");
       const { code, stdout, stderr } = await client.finish();
@@ -1179,25 +1736,47 @@ test({
     await using server = says(OURS);
     const script = new URL("daytime.ts", ROOT).href;
     for (const flag of ["-4", "--json"]) {
-      const command = `"${Deno.execPath()}" run -A "${script}" ${flag} 127.0.0.1 ${server.port} > /dev/full`;
-      const { code, stderr } = await new Running("sh", ["-c", command], { cwd: ROOT }).finish();
+      const command =
+        `"${Deno.execPath()}" run -A "${script}" ${flag} 127.0.0.1 ${server.port} > /dev/full`;
+      const { code, stderr } = await new Running("sh", ["-c", command], {
+        cwd: ROOT,
+      }).finish();
       assertEquals(code, 23);
-      assertMatch(stderr, /^daytime: cannot write the output: no space left on device\n$/);
+      assertMatch(
+        stderr,
+        /^daytime: cannot write the output: no space left on device\n$/,
+      );
     }
   },
 });
 
 test({
-  name: "daytime on a real terminal escapes what could drive it, and adds the line for people",
+  name:
+    "daytime on a real terminal escapes what could drive it, and adds the line for people",
   ignore: WINDOWS || missing("python3"),
   async fn() {
     await using server = says("\x1b[31m12 o'clock\x07\r\n");
     const script = new URL("daytime.ts", ROOT).href;
-    const command = [Deno.execPath(), "run", "-A", script, "127.0.0.1", `${server.port}`];
-    const python = `import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(${JSON.stringify(command)})))`;
-    const { code, stdout } = await new Running("python3", ["-c", python], { cwd: ROOT }).finish();
+    const command = [
+      Deno.execPath(),
+      "run",
+      "-A",
+      script,
+      "127.0.0.1",
+      `${server.port}`,
+    ];
+    const python =
+      `import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(${
+        JSON.stringify(command)
+      })))`;
+    const { code, stdout } = await new Running("python3", ["-c", python], {
+      cwd: ROOT,
+    }).finish();
     assertEquals(code, 0);
-    assertMatch(stdout, /\\x1b\[31m12 o'clock\\x07\r\nnot to be compared .*; round trip [\d.]+ ms\r\n/);
+    assertMatch(
+      stdout,
+      /\\x1b\[31m12 o'clock\\x07\r\nnot to be compared .*; round trip [\d.]+ ms\r\n/,
+    );
   },
 });
 
@@ -1209,11 +1788,19 @@ test({
   async fn() {
     await using server = serving();
     const nc = (input: string, ...args: string[]) => {
-      const running = new Running("nc", [...args, "127.0.0.1", `${server.port}`]);
+      const running = new Running("nc", [
+        ...args,
+        "127.0.0.1",
+        `${server.port}`,
+      ]);
       return running.type(input).then(() => running);
     };
-    await using quiet = await nc(""), talking = await nc("what time is it?\n"), udp = await nc("\n", "-u");
-    for (const each of [quiet, talking, udp]) assertMatch((await each.until(/\n/)).input ?? "", LINE);
+    await using quiet = await nc(""),
+      talking = await nc("what time is it?\n"),
+      udp = await nc("\n", "-u");
+    for (const each of [quiet, talking, udp]) {
+      assertMatch((await each.until(/\n/)).input ?? "", LINE);
+    }
   },
 });
 
@@ -1248,34 +1835,57 @@ _, a = v.recvfrom(100); v.sendto(b"udp from Python", a)`;
     const [, tcp, udp] = await python.until(/ports (\d+) (\d+)/);
     const [first, second] = python.stdout.split("\n");
     for (const line of [first, second]) assertMatch(`${line}\r\n`, LINE);
-    assertEquals((await ask({ ...localhost, port: Number(tcp) }))[0].text, "tcp from Python");
-    assertEquals((await ask({ ...localhost, port: Number(udp), udp: true }))[0].text, "udp from Python");
+    assertEquals(
+      (await ask({ ...localhost, port: Number(tcp) }))[0].text,
+      "tcp from Python",
+    );
+    assertEquals(
+      (await ask({ ...localhost, port: Number(udp), udp: true }))[0].text,
+      "udp from Python",
+    );
     assertEquals((await python.finish()).code, 0);
   },
 });
 
 /** Runs a shell script with a network and a hosts file of its own; `$daytime` is the command. */
 async function apart(script: string): Promise<Finished> {
-  const daytime = `${Deno.execPath()} run -A ${new URL("daytime.ts", ROOT).href}`;
+  const daytime = `${Deno.execPath()} run -A ${
+    new URL("daytime.ts", ROOT).href
+  }`;
   const setup = `set -e; ip link set lo up; mount -t tmpfs none /run
     echo "127.0.0.1 localhost time.nist.gov" > /run/hosts; mount --bind /run/hosts /etc/hosts; daytime="${daytime}"
     trap '[ -z "$server" ] || kill $server' EXIT
     ready() { timeout 9 sh -c 'until ss -Hlun | grep -q ":$0 "; do sleep 0.01; done' $1; }`;
   const { NO_COLOR: _, ...env } = Deno.env.toObject();
-  return await new Running("unshare", ["-nm", "sh", "-c", `${setup}\n${script}`], { cwd: ROOT, env }).finish();
+  return await new Running("unshare", [
+    "-nm",
+    "sh",
+    "-c",
+    `${setup}\n${script}`,
+  ], { cwd: ROOT, env }).finish();
 }
 
 test({
-  name: "daytime asks time.nist.gov on port 13 when nothing else is said, over TCP and UDP",
+  name:
+    "daytime asks time.nist.gov on port 13 when nothing else is said, over TCP and UDP",
   ignore: confined(),
   async fn() {
-    const { code, stdout, stderr } = await apart(`$daytime -s -q -p 13 > /dev/null & server=$!; ready 13
-      $daytime --json; $daytime --json -u; $daytime -w 1 localhost daytime`);
+    const { code, stdout, stderr } = await apart(
+      `$daytime -s -q -p 13 > /dev/null & server=$!; ready 13
+      $daytime --json; $daytime --json -u; $daytime -w 1 localhost daytime`,
+    );
     assertEquals([code, stderr], [0, ""]);
     const [tcp, udp, named] = stdout.split("\n");
     for (const [line, transport] of [[tcp, "tcp"], [udp, "udp"]]) {
-      const { server, address, port, transport: by, time } = JSON.parse(line) as Answer;
-      assertEquals([server, address, port, by], ["time.nist.gov", "127.0.0.1", 13, transport]);
+      const { server, address, port, transport: by, time } = JSON.parse(
+        line,
+      ) as Answer;
+      assertEquals([server, address, port, by], [
+        "time.nist.gov",
+        "127.0.0.1",
+        13,
+        transport,
+      ]);
       assert(time);
     }
     assertMatch(`${named}\n`, LINE);
@@ -1283,23 +1893,30 @@ test({
 });
 
 test({
-  name: "a name in the hosts file is not looked up anywhere else, for the family that is not there neither",
+  name:
+    "a name in the hosts file is not looked up anywhere else, for the family that is not there neither",
   ignore: confined(),
   async fn() {
     // A DNS server that has an IPv6 address for every name: the question, and one answer that points back to its name.
-    const liar = `const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 53 });
+    const liar =
+      `const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 53 });
       for await (const [query, from] of socket) {
         const end = query.indexOf(0, 12) + 5, six = query[end - 3] === 28;
         const head = [query[0], query[1], 0x81, 0x80, 0, 1, 0, six ? 1 : 0, 0, 0, 0, 0];
         const answer = [0xc0, 12, 0, 28, 0, 1, 0, 0, 0, 9, 0, 16, ...new Uint8Array(15), 1];
         await socket.send(new Uint8Array([...head, ...query.subarray(12, end), ...six ? answer : []]), from);
       }`;
-    const { code, stdout, stderr } = await apart(`echo nameserver 127.0.0.1 > /run/resolv
+    const { code, stdout, stderr } = await apart(
+      `echo nameserver 127.0.0.1 > /run/resolv
       mount --bind /run/resolv "$(readlink -f /etc/resolv.conf)"
       ${Deno.execPath()} eval --unstable-net '${liar}' & server=$!; ready 53
-      for name in other.test time.nist.gov; do $daytime -v -w 1 $name 1 2>&1 | grep resolved; done`);
+      for name in other.test time.nist.gov; do $daytime -v -w 1 $name 1 2>&1 | grep resolved; done`,
+    );
     assertEquals([code, stderr], [0, ""]);
-    assertMatch(stdout, /resolved other\.test to ::1\n.*resolved time\.nist\.gov to 127\.0\.0\.1\n$/);
+    assertMatch(
+      stdout,
+      /resolved other\.test to ::1\n.*resolved time\.nist\.gov to 127\.0\.0\.1\n$/,
+    );
   },
 });
 
@@ -1307,7 +1924,9 @@ test({
   name: "daytime says at once that there is no way to the server, over UDP too",
   ignore: confined(),
   async fn() {
-    const { stdout, stderr } = await apart(`for flag in -4 -u; do $daytime $flag 192.0.2.1 || echo $?; done`);
+    const { stdout, stderr } = await apart(
+      `for flag in -4 -u; do $daytime $flag 192.0.2.1 || echo $?; done`,
+    );
     assertEquals(stdout, "7\n7\n");
     assertEquals(
       stderr,
@@ -1319,7 +1938,8 @@ daytime: cannot ask 192.0.2.1:13: network is unreachable
 });
 
 test({
-  name: "daytime reads inetd's own daytime, which says no zone, over TCP and UDP",
+  name:
+    "daytime reads inetd's own daytime, which says no zone, over TCP and UDP",
   ignore: confined() || missing("inetd"),
   async fn() {
     // Over UDP inetd answers nobody on loopback.
@@ -1332,8 +1952,13 @@ test({
     const lines = stdout.trim().split("\n");
     assertEquals(lines.length, 2);
     for (const line of lines) {
-      const { text, time, offsetMs, nist, roundTripMs } = JSON.parse(line) as Answer;
-      assertMatch(text, /^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/);
+      const { text, time, offsetMs, nist, roundTripMs } = JSON.parse(
+        line,
+      ) as Answer;
+      assertMatch(
+        text,
+        /^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}$/,
+      );
       assertEquals([time, offsetMs, nist], [null, null, null]);
       assertGreater(roundTripMs, 0);
     }

@@ -11,12 +11,20 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
 import { missing, network, ROOT, Running, test } from "./helpers.ts";
 
-const DOCS = [...Deno.readDirSync(new URL("docs/", ROOT))].map(({ name }) => `docs/${name}`);
+const DOCS = [...Deno.readDirSync(new URL("docs/", ROOT))].map(({ name }) =>
+  `docs/${name}`
+);
 const PAGES = ["README.md", ...DOCS.filter((path) => path.endsWith(".md"))];
 const read = (path: string) => Deno.readTextFileSync(new URL(path, ROOT));
 
 /** A fence of a page; `section` counts the headings of level 2 before it. */
-type Fence = { kind: string; word: string; lines: string[]; section: number; at: string };
+type Fence = {
+  kind: string;
+  word: string;
+  lines: string[];
+  section: number;
+  at: string;
+};
 
 function fences(path: string): Fence[] {
   const all: Fence[] = [];
@@ -25,8 +33,9 @@ function fences(path: string): Fence[] {
     const [, kind, word = ""] = line.match(/^```(\w*)(?: (\S+))?$/) ?? [];
     if (open && line !== "```") open.lines.push(line);
     else if (open) all.push(open), open = undefined;
-    else if (kind !== undefined) open = { kind, word, lines: [], section, at: `${path}:${i + 1}` };
-    else if (line.startsWith("## ")) section++;
+    else if (kind !== undefined) {
+      open = { kind, word, lines: [], section, at: `${path}:${i + 1}` };
+    } else if (line.startsWith("## ")) section++;
   });
   assertEquals(open, undefined, `${path}: a fence is not closed`);
   return all;
@@ -43,7 +52,8 @@ function commands({ lines }: Fence): { command: string; output: string[] }[] {
 }
 
 /** Commands that are shown and not run: they fetch Deno, or take long. They must name a task that exists. */
-const named = (command: string) => /^(?:npx \S+ deno@\S+|deno) task (\w+)/.exec(command)?.[1];
+const named = (command: string) =>
+  /^(?:npx \S+ deno@\S+|deno) task (\w+)/.exec(command)?.[1];
 
 const VOLATILE: [RegExp, string][] = [
   [/\r/g, ""],
@@ -60,20 +70,29 @@ const VOLATILE: [RegExp, string][] = [
   [/[ \t]+/g, " "],
   [/ +$/gm, ""],
 ];
-const mask = (text: string) => VOLATILE.reduce((text, [pattern, by]) => text.replace(pattern, by), text);
+const mask = (text: string) =>
+  VOLATILE.reduce((text, [pattern, by]) => text.replace(pattern, by), text);
 
 /** Puts what happens on both sides at once, a trace or a drawing, in an order that is always the same: by the side. */
 function sides(text: string): string {
-  const side = (line: string) => /^TIME ([*<>])|^ (client|s\d+)\S+: /.exec(line)?.slice(1).find(Boolean) ?? "";
+  const side = (line: string) =>
+    /^TIME ([*<>])|^ (client|s\d+)\S+: /.exec(line)?.slice(1).find(Boolean) ??
+      "";
   const lines = text.split("\n"), all = [...new Set(lines.map(side))].sort();
-  return all.flatMap((each) => lines.filter((line) => side(line) === each)).join("\n");
+  return all.flatMap((each) => lines.filter((line) => side(line) === each))
+    .join("\n");
 }
 
 function assertPrints(printed: string, shown: string[], at: string): void {
-  const [actual, expected] = [printed.trimEnd(), shown.join("\n")].map((text) => sides(mask(text)));
+  const [actual, expected] = [printed.trimEnd(), shown.join("\n")].map((text) =>
+    sides(mask(text))
+  );
   if (!expected.includes("...")) return assertEquals(actual, expected, at);
   const escaped = expected.replace(/[\\^$*+?.()|[\]{}]/g, "\\$&");
-  const pattern = escaped.replace(/^\\\.\\\.\\\.$/gm, "[^]*").replace(/\\\.\\\.\\\.$/gm, ".*");
+  const pattern = escaped.replace(/^\\\.\\\.\\\.$/gm, "[^]*").replace(
+    /\\\.\\\.\\\.$/gm,
+    ".*",
+  );
   assertMatch(actual, new RegExp(`^${pattern}$`), at);
 }
 
@@ -81,13 +100,23 @@ function assertPrints(printed: string, shown: string[], at: string): void {
 type Terminal = { running: Running; read: number };
 
 /** Waits for the lines that it prints next. */
-async function reads(terminal: Terminal, shown: string[], at: string): Promise<void> {
+async function reads(
+  terminal: Terminal,
+  shown: string[],
+  at: string,
+): Promise<void> {
   const { running, read } = terminal;
   terminal.read += shown.length;
-  await running.until(new RegExp(`^([^\n]*\n){${terminal.read}}`)).catch((error) => {
-    throw new Error(`${at}: ${error.message}`);
-  });
-  assertPrints(running.stdout.split("\n").slice(read, terminal.read).join("\n"), shown, at);
+  await running.until(new RegExp(`^([^\n]*\n){${terminal.read}}`)).catch(
+    (error) => {
+      throw new Error(`${at}: ${error.message}`);
+    },
+  );
+  assertPrints(
+    running.stdout.split("\n").slice(read, terminal.read).join("\n"),
+    shown,
+    at,
+  );
 }
 
 const ENTER = ["-U", "--preserve-credentials", "-n"];
@@ -103,13 +132,22 @@ class Workshop {
   constructor() {
     const copy = (path: string) => {
       Deno.mkdirSync(`${this.folder}/${path}`);
-      for (const { name, isFile } of Deno.readDirSync(new URL(`${path}/`, ROOT))) {
-        if (isFile) Deno.copyFileSync(new URL(`${path}/${name}`, ROOT), `${this.folder}/${path}/${name}`);
+      for (
+        const { name, isFile } of Deno.readDirSync(new URL(`${path}/`, ROOT))
+      ) {
+        if (isFile) {
+          Deno.copyFileSync(
+            new URL(`${path}/${name}`, ROOT),
+            `${this.folder}/${path}/${name}`,
+          );
+        }
       }
     };
     copy("docs"), copy("mirror"), Deno.mkdirSync(`${this.folder}/bin`);
     for (const { name } of Deno.readDirSync(ROOT)) {
-      if (/\.ts$|^deno\.json$/.test(name)) Deno.copyFileSync(new URL(name, ROOT), `${this.folder}/${name}`);
+      if (/\.ts$|^deno\.json$/.test(name)) {
+        Deno.copyFileSync(new URL(name, ROOT), `${this.folder}/${name}`);
+      }
     }
     Deno.symlinkSync(Deno.execPath(), `${this.folder}/bin/deno`);
     const PATH = `${this.folder}/bin:${Deno.env.get("PATH")}`;
@@ -118,16 +156,29 @@ class Workshop {
 
   async #run(command: string): Promise<Running> {
     if (!this.#network) {
-      this.#network = new Running("unshare", ["-rn", "sh", "-c", `${NETWORK} && echo ready && exec cat`]);
+      this.#network = new Running("unshare", [
+        "-rn",
+        "sh",
+        "-c",
+        `${NETWORK} && echo ready && exec cat`,
+      ]);
       await this.#network.until(/ready/);
     }
-    const args = ["-t", `${this.#network.pid}`, ...ENTER, "bash", "-c", `exec 2>&1\n${command}`];
+    const args = [
+      "-t",
+      `${this.#network.pid}`,
+      ...ENTER,
+      "bash",
+      "-c",
+      `exec 2>&1\n${command}`,
+    ];
     return new Running("nsenter", args, { cwd: this.folder, env: this.#env });
   }
 
   /** Goes through a fence. */
   async go(fence: Fence): Promise<void> {
-    const { kind, word, lines, at } = fence, terminal = this.#terminals.get(word);
+    const { kind, word, lines, at } = fence,
+      terminal = this.#terminals.get(word);
     if (kind === "text" && terminal) {
       for (const line of lines) {
         if (line === "^D") await terminal.running.stdin.close();
@@ -143,23 +194,34 @@ class Workshop {
       const started = { running: await this.#run(`exec ${command}`), read: 0 };
       this.#terminals.set(word, started);
       await reads(started, output, at);
-    } else if (kind === "console") await this.#all(commands(fence).filter(({ command }) => !named(command)), at);
+    } else if (kind === "console") {
+      await this.#all(
+        commands(fence).filter(({ command }) => !named(command)),
+        at,
+      );
+    }
   }
 
   /** Runs commands one after the other in one shell, so that `$?` is what it is. */
   async #all(all: ReturnType<typeof commands>, at: string): Promise<void> {
     if (all.length === 0) return;
     const mark = "----- end of command";
-    const lines = all.map(({ command }) => `${command}\nstatus=$?; echo; echo "${mark}"; (exit $status)`);
+    const lines = all.map(({ command }) =>
+      `${command}\nstatus=$?; echo; echo "${mark}"; (exit $status)`
+    );
     await using running = await this.#run(`${lines.join("\n")}\ntrue`);
     const { stdout } = await running.finish(30);
     const printed = stdout.split(`\n${mark}\n`);
-    all.forEach(({ command, output }, i) => assertPrints(printed[i] ?? "", output, `${at}: ${command}`));
+    all.forEach(({ command, output }, i) =>
+      assertPrints(printed[i] ?? "", output, `${at}: ${command}`)
+    );
   }
 
   /** Ends what a section started. */
   async clear(): Promise<void> {
-    for (const { running } of this.#terminals.values()) await running[Symbol.asyncDispose]();
+    for (const { running } of this.#terminals.values()) {
+      await running[Symbol.asyncDispose]();
+    }
     this.#terminals.clear();
     await this.#network?.[Symbol.asyncDispose]();
     this.#network = undefined;
@@ -173,9 +235,17 @@ class Workshop {
 
 /** Whether the commands cannot be run here: a network of one's own is Linux's, and not permitted everywhere. */
 function unable(): boolean {
-  if (["unshare", "nsenter", "ip", "ss", "nc", "bash", "timeout"].map(missing).some(Boolean)) return true;
-  if (Deno.env.get("CI")) assertMatch(Deno.readTextFileSync("/etc/services"), /^daytime/m); // Debian: netbase
-  return !new Deno.Command("unshare", { args: ["-rn", "sh", "-c", NETWORK], stderr: "null" }).outputSync().success;
+  if (
+    ["unshare", "nsenter", "ip", "ss", "nc", "bash", "timeout"].map(missing)
+      .some(Boolean)
+  ) return true;
+  if (Deno.env.get("CI")) {
+    assertMatch(Deno.readTextFileSync("/etc/services"), /^daytime/m); // Debian: netbase
+  }
+  return !new Deno.Command("unshare", {
+    args: ["-rn", "sh", "-c", NETWORK],
+    stderr: "null",
+  }).outputSync().success;
 }
 const ignore = unable();
 
@@ -186,16 +256,25 @@ for (const page of PAGES) {
     async fn() {
       await using workshop = new Workshop();
       // In their own network the commands could not fetch what the scripts import.
-      const scripts = ["daytime", "http_get", "echo_tcp", "echo_udp"].map((name) => `${name}.ts`);
-      const cache = new Deno.Command(Deno.execPath(), { args: ["cache", "--quiet", ...scripts], cwd: workshop.folder });
+      const scripts = ["daytime", "http_get", "echo_tcp", "echo_udp"].map((
+        name,
+      ) => `${name}.ts`);
+      const cache = new Deno.Command(Deno.execPath(), {
+        args: ["cache", "--quiet", ...scripts],
+        cwd: workshop.folder,
+      });
       assert((await cache.output()).success);
       let section = 0, drawn = "";
       for (const fence of fences(page)) {
         if (fence.section !== section) await workshop.clear();
         section = fence.section;
-        const drawing = fence.lines.map((line) => /^\$ .*--diagram (\S+)/.exec(line)?.[1]).find(Boolean);
+        const drawing = fence.lines.map((line) =>
+          /^\$ .*--diagram (\S+)/.exec(line)?.[1]
+        ).find(Boolean);
         await workshop.go(fence);
-        if (drawing) drawn = Deno.readTextFileSync(`${workshop.folder}/${drawing}`);
+        if (drawing) {
+          drawn = Deno.readTextFileSync(`${workshop.folder}/${drawing}`);
+        }
         if (fence.kind !== "mermaid") continue;
         const [, mermaid] = drawn.match(/^```mermaid\n([^]*?)\n```$/m) ?? [];
         assert(mermaid, `${fence.at}: no command before it draws`);
@@ -208,7 +287,11 @@ for (const page of PAGES) {
 test("the tasks that the pages name exist", () => {
   const { tasks } = JSON.parse(read("deno.json"));
   for (const page of PAGES) {
-    for (const [, task] of read(page).matchAll(/\b(?:deno@[\d.]+|deno) task (\w+)/g)) {
+    for (
+      const [, task] of read(page).matchAll(
+        /\b(?:deno@[\d.]+|deno) task (\w+)/g,
+      )
+    ) {
       assert(task in tasks, `${page}: ${task}`);
     }
   }
@@ -228,21 +311,29 @@ test("the excerpts in the pages are what the scripts say", () => {
 test("the links between the pages lead somewhere", () => {
   for (const page of PAGES) {
     const text = read(page).replace(/^```[^]*?^```$/gm, "");
-    for (const [, path, anchor] of text.matchAll(/\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)/g)) {
+    for (
+      const [, path, anchor] of text.matchAll(
+        /\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)/g,
+      )
+    ) {
       const to = new URL(path || new URL(page, ROOT), new URL(page, ROOT));
       assert(Deno.statSync(to), `${page}: ${path}`);
       if (!anchor) continue;
-      const headings = [...Deno.readTextFileSync(to).matchAll(/^#+ (.*)$/gm)].map(([, it]) =>
-        it.toLowerCase().replace(/[^\w\- ]/g, "").replaceAll(" ", "-")
-      );
+      const headings = [...Deno.readTextFileSync(to).matchAll(/^#+ (.*)$/gm)]
+        .map(([, it]) =>
+          it.toLowerCase().replace(/[^\w\- ]/g, "").replaceAll(" ", "-")
+        );
       assert(headings.includes(anchor), `${page}: ${path}#${anchor}`);
     }
   }
 });
 
 test("the lessons run every small script of theirs", () => {
-  const run = PAGES.flatMap(fences).filter(({ kind }) => kind === "console").flatMap(commands);
+  const run = PAGES.flatMap(fences).filter(({ kind }) => kind === "console")
+    .flatMap(commands);
   for (const { name } of Deno.readDirSync(new URL("docs/", ROOT))) {
-    if (name.endsWith(".ts")) assert(run.some(({ command }) => command.includes(`docs/${name}`)), name);
+    if (name.endsWith(".ts")) {
+      assert(run.some(({ command }) => command.includes(`docs/${name}`)), name);
+    }
   }
 });

@@ -9,9 +9,28 @@ import {
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
 import { delay } from "jsr:@std/async@^1/delay";
-import { echo, main, ping, type PingOptions, serve, type ServeOptions, talk, type TalkOptions } from "../echo_tcp.ts";
+import {
+  echo,
+  main,
+  ping,
+  type PingOptions,
+  serve,
+  type ServeOptions,
+  talk,
+  type TalkOptions,
+} from "../echo_tcp.ts";
 import { Failure, RoundTrips, type Stream } from "../utils.ts";
-import { missing, repeat, ROOT, run, Running, serve as serveProcess, soon, start, test } from "./helpers.ts";
+import {
+  missing,
+  repeat,
+  ROOT,
+  run,
+  Running,
+  serve as serveProcess,
+  soon,
+  start,
+  test,
+} from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux";
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
@@ -20,27 +39,45 @@ const bytes = (text: string) => new TextEncoder().encode(text);
 /** Bytes in no order, so that a piece lost, doubled or moved shows. */
 function random(length: number): Uint8Array<ArrayBuffer> {
   const all = new Uint8Array(length);
-  for (let i = 0; i < length; i += 65_536) crypto.getRandomValues(all.subarray(i, i + 65_536));
+  for (let i = 0; i < length; i += 65_536) {
+    crypto.getRandomValues(all.subarray(i, i + 65_536));
+  }
   return all;
 }
 
 /** Compares many bytes at the speed of a loop. */
 function assertSame(actual: Uint8Array, expected: Uint8Array) {
   const first = expected.findIndex((byte, i) => byte !== actual[i]);
-  assertEquals([actual.length, first], [expected.length, -1], "length, and the first byte that differs");
+  assertEquals(
+    [actual.length, first],
+    [expected.length, -1],
+    "length, and the first byte that differs",
+  );
 }
 
-async function send(conn: Pick<Deno.Conn, "write">, all: Uint8Array): Promise<void> {
-  for (let sent = 0; sent < all.length;) sent += await conn.write(all.subarray(sent));
+async function send(
+  conn: Pick<Deno.Conn, "write">,
+  all: Uint8Array,
+): Promise<void> {
+  for (let sent = 0; sent < all.length;) {
+    sent += await conn.write(all.subarray(sent));
+  }
 }
 
 /** Reads so many bytes, or until the peer half-closes. */
-async function receive(conn: Pick<Deno.Conn, "read">, most = Infinity): Promise<Uint8Array> {
+async function receive(
+  conn: Pick<Deno.Conn, "read">,
+  most = Infinity,
+): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
   for (let got = 0, n; got < most; got += n) {
     const buffer = new Uint8Array(Math.min(65_536, most - got));
-    n = await soon(conn.read(buffer), "more bytes, or the end", { seen: () => `${got} bytes` }) ?? 0;
-    if (n === 0) break;
+    n = await soon(conn.read(buffer), "more bytes, or the end", {
+      seen: () => `${got} bytes`,
+    }) ?? 0;
+    if (n === 0) {
+      break;
+    }
     parts.push(buffer.subarray(0, n));
   }
   const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
@@ -50,14 +87,27 @@ async function receive(conn: Pick<Deno.Conn, "read">, most = Infinity): Promise<
 }
 
 /** A round trip: what is sent must come back. */
-async function trip(conn: Deno.Conn, message: Uint8Array = random(16)): Promise<void> {
-  const [answer] = await soon(Promise.all([receive(conn, message.length), send(conn, message)]), "the echo");
+async function trip(
+  conn: Deno.Conn,
+  message: Uint8Array = random(16),
+): Promise<void> {
+  const [answer] = await soon(
+    Promise.all([receive(conn, message.length), send(conn, message)]),
+    "the echo",
+  );
   assertSame(answer, message);
 }
 
 /** Makes round trips until something has happened. */
-async function busyUntil(conn: Deno.Conn, happened: () => boolean): Promise<void> {
-  await repeat(() => trip(conn), happened, `the end of the round trips: ${happened}`);
+async function busyUntil(
+  conn: Deno.Conn,
+  happened: () => boolean,
+): Promise<void> {
+  await repeat(
+    () => trip(conn),
+    happened,
+    `the end of the round trips: ${happened}`,
+  );
 }
 
 /**
@@ -71,7 +121,11 @@ async function stuff(conn: Deno.Conn, other: Deno.Conn): Promise<() => number> {
     stuck = true;
     conn.write(chunk).then((n) => (sent += n, stuck = false), () => {});
     for (let i = 0; i < 50; i++) await trip(other);
-    assertLess(sent, 100e6, "the server takes and takes from a client that reads nothing");
+    assertLess(
+      sent,
+      100e6,
+      "the server takes and takes from a client that reads nothing",
+    );
   }
   return () => sent;
 }
@@ -91,7 +145,12 @@ class Local implements AsyncDisposable {
       this.lines.push(line);
       this.#changed.resolve(), this.#changed = Promise.withResolvers();
     };
-    this.total = serve({ signal: this.#stop.signal, log, ...options, listeners });
+    this.total = serve({
+      signal: this.#stop.signal,
+      log,
+      ...options,
+      listeners,
+    });
   }
   connect(hostname = "127.0.0.1"): Promise<Deno.TcpConn> {
     return soon(Deno.connect({ hostname, port: this.port }), "a connection");
@@ -99,7 +158,9 @@ class Local implements AsyncDisposable {
   /** Waits until so many connections are logged. */
   async logged(count: number): Promise<string[]> {
     while (this.lines.length < count) {
-      await soon(this.#changed.promise, `line ${count} of the log`, { seen: () => this.lines });
+      await soon(this.#changed.promise, `line ${count} of the log`, {
+        seen: () => this.lines,
+      });
     }
     return this.lines;
   }
@@ -113,8 +174,11 @@ class Local implements AsyncDisposable {
 }
 
 /** A server that treats its one client as `handler` says, who may hold it until all is over. */
-function hostile(handler: (conn: Deno.TcpConn, over: Promise<void>) => Promise<unknown>) {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }), over = Promise.withResolvers<void>();
+function hostile(
+  handler: (conn: Deno.TcpConn, over: Promise<void>) => Promise<unknown>,
+) {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    over = Promise.withResolvers<void>();
   const done = listener.accept().then(async (conn) => {
     await handler(conn, over.promise).finally(() => conn.close());
   });
@@ -135,7 +199,9 @@ const once = async (conn: Deno.TcpConn, over: Promise<void>) => {
 };
 
 /** Runs a command line in this process: its status, and the lines it prints. */
-async function command(...args: string[]): Promise<{ status: number; out: string[]; err: string[] }> {
+async function command(
+  ...args: string[]
+): Promise<{ status: number; out: string[]; err: string[] }> {
   const { log, error } = console, { stdout } = Deno, { write } = stdout;
   const err: string[] = [];
   let out = "";
@@ -152,10 +218,20 @@ async function command(...args: string[]): Promise<{ status: number; out: string
 
 /** Runs a program with the given bytes on its standard input; what it writes, byte for byte. */
 async function pipe(program: string, args: string[], input: Uint8Array) {
-  const child = new Deno.Command(program, { args, cwd: ROOT, stdin: "piped", stdout: "piped", stderr: "piped" })
+  const child = new Deno.Command(program, {
+    args,
+    cwd: ROOT,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  })
     .spawn();
-  const writing = new Response(input as BodyInit).body!.pipeTo(child.stdin).catch(() => {});
-  const [{ code, stdout, stderr }] = await soon(Promise.all([child.output(), writing]), program);
+  const writing = new Response(input as BodyInit).body!.pipeTo(child.stdin)
+    .catch(() => {});
+  const [{ code, stdout, stderr }] = await soon(
+    Promise.all([child.output(), writing]),
+    program,
+  );
   return { code, stdout, stderr: text(stderr) };
 }
 
@@ -187,11 +263,24 @@ const upTo = (most: number) => () => 1 + Math.floor(Math.random() * most);
 
 test("echo sends back every byte when each write takes only a part", async () => {
   const input = random(200_000);
-  for (const [piece, room] of [[Infinity, 1000], [100_000, 7777], [300, 299], [5, 1]]) {
-    const conn = scripted(input.subarray(0, 1000 * room), upTo(piece), upTo(room)), tally = { received: 0, sent: 0 };
+  for (
+    const [piece, room] of [[Infinity, 1000], [100_000, 7777], [300, 299], [
+      5,
+      1,
+    ]]
+  ) {
+    const conn = scripted(
+        input.subarray(0, 1000 * room),
+        upTo(piece),
+        upTo(room),
+      ),
+      tally = { received: 0, sent: 0 };
     await echo(conn, tally);
     assertSame(Uint8Array.from(conn.output), input.subarray(0, 1000 * room));
-    assertEquals(tally, { received: conn.output.length, sent: conn.output.length });
+    assertEquals(tally, {
+      received: conn.output.length,
+      sent: conn.output.length,
+    });
   }
 });
 
@@ -202,7 +291,26 @@ test("echo sends back what comes byte by byte", async () => {
 });
 
 test("echo sends back messages of one size, and of changing sizes, each as it was", async () => {
-  const sizes = [5, 5, 5, 128, 128, 5, 256, 512, 511, 512, 1, 1024, 3, 3, 2048, 2047, 2048], input = random(10_000);
+  const sizes = [
+      5,
+      5,
+      5,
+      128,
+      128,
+      5,
+      256,
+      512,
+      511,
+      512,
+      1,
+      1024,
+      3,
+      3,
+      2048,
+      2047,
+      2048,
+    ],
+    input = random(10_000);
   let i = 0;
   const conn = scripted(input, () => sizes[i++ % sizes.length], () => Infinity);
   await echo(conn);
@@ -216,17 +324,28 @@ test("echo sends nothing when nothing comes", async () => {
 });
 
 test("echo begins with a small buffer, and never takes more than 256 KiB at once", async () => {
-  const conn = scripted(new Uint8Array(3_000_000), () => Infinity, () => Infinity);
+  const conn = scripted(
+    new Uint8Array(3_000_000),
+    () => Infinity,
+    () => Infinity,
+  );
   await echo(conn);
-  assert(conn.buffers[0] <= 2048, `${conn.buffers[0]} bytes for a connection that is idle`);
+  assert(
+    conn.buffers[0] <= 2048,
+    `${conn.buffers[0]} bytes for a connection that is idle`,
+  );
   assertEquals(Math.max(...conn.buffers), 256 * 1024);
 });
 
 test("echo reads nothing more while what it has is not taken", async () => {
   let reads = 0;
   const taken = Promise.withResolvers<number>();
-  const read = (buffer: Uint8Array) => Promise.resolve(++reads < 3 ? buffer.length : null);
-  const echoing = echo({ read, write: (from) => reads === 1 ? taken.promise : Promise.resolve(from.length) });
+  const read = (buffer: Uint8Array) =>
+    Promise.resolve(++reads < 3 ? buffer.length : null);
+  const echoing = echo({
+    read,
+    write: (from) => reads === 1 ? taken.promise : Promise.resolve(from.length),
+  });
   await delay(0);
   assertEquals(reads, 1);
   taken.resolve(1);
@@ -235,22 +354,36 @@ test("echo reads nothing more while what it has is not taken", async () => {
 });
 
 test("echo counts what is taken in parts, part by part: a slow reader is not idle", async () => {
-  const tally = { received: 0, sent: 0 }, second = Promise.withResolvers<number>();
+  const tally = { received: 0, sent: 0 },
+    second = Promise.withResolvers<number>();
   let writes = 0;
-  const read = (buffer: Uint8Array) => Promise.resolve(writes ? null : buffer.fill(1, 0, 10) && 10);
-  const echoing = echo({ read, write: () => ++writes === 1 ? Promise.resolve(3) : second.promise }, tally);
+  const read = (buffer: Uint8Array) =>
+    Promise.resolve(writes ? null : buffer.fill(1, 0, 10) && 10);
+  const echoing = echo({
+    read,
+    write: () => ++writes === 1 ? Promise.resolve(3) : second.promise,
+  }, tally);
   await delay(0);
   const between = { ...tally };
   second.resolve(7);
   await echoing;
-  assertEquals([between, tally], [{ received: 10, sent: 3 }, { received: 10, sent: 10 }]);
+  assertEquals([between, tally], [{ received: 10, sent: 3 }, {
+    received: 10,
+    sent: 10,
+  }]);
 });
 
 test("echo passes on what goes wrong with reading and writing", async () => {
   const reset = () => Promise.reject(new Deno.errors.ConnectionReset("x"));
   const read = (buffer: Uint8Array) => Promise.resolve(buffer.length);
-  await assertRejects(() => echo({ read: reset, write: reset }), Deno.errors.ConnectionReset);
-  await assertRejects(() => echo({ read, write: reset }), Deno.errors.ConnectionReset);
+  await assertRejects(
+    () => echo({ read: reset, write: reset }),
+    Deno.errors.ConnectionReset,
+  );
+  await assertRejects(
+    () => echo({ read, write: reset }),
+    Deno.errors.ConnectionReset,
+  );
 });
 
 // The server
@@ -260,7 +393,10 @@ test("echo_tcp gives back what was sent after a half-close, then closes too", as
   using conn = await server.connect();
   const message = random(3_000_000);
   const [answer] = await soon(
-    Promise.all([receive(conn), send(conn, message).then(() => conn.closeWrite())]),
+    Promise.all([
+      receive(conn),
+      send(conn, message).then(() => conn.closeWrite()),
+    ]),
     "the answer",
   );
   assertSame(answer, message);
@@ -268,7 +404,9 @@ test("echo_tcp gives back what was sent after a half-close, then closes too", as
 
 test("echo_tcp serves its clients side by side, not one after the other", async () => {
   await using server = new Local();
-  const conns = await Promise.all(Array.from({ length: 20 }, () => server.connect()));
+  const conns = await Promise.all(
+    Array.from({ length: 20 }, () => server.connect()),
+  );
   for (const conn of conns.toReversed()) await trip(conn);
   await Promise.all(conns.map((conn) => trip(conn, random(100_000))));
   for (const conn of conns) conn.close();
@@ -277,7 +415,9 @@ test("echo_tcp serves its clients side by side, not one after the other", async 
 
 test("echo_tcp lets a hundred clients wait in line, and serves each of them", async () => {
   await using server = new Local({ maxConnections: 1 });
-  const conns = await Promise.all(Array.from({ length: 100 }, () => server.connect()));
+  const conns = await Promise.all(
+    Array.from({ length: 100 }, () => server.connect()),
+  );
   await Promise.all(conns.map(async (conn, i) => {
     await send(conn, bytes(`I am ${i}`)); // before it is its turn
     await conn.closeWrite();
@@ -289,8 +429,13 @@ test("echo_tcp lets a hundred clients wait in line, and serves each of them", as
 
 test("echo_tcp logs who, how many bytes and how long, and counts them up", async () => {
   await using server = new Local({}, "::");
-  const clients = [await server.connect("127.0.0.1"), await server.connect("::1")];
-  const names = clients.map(({ localAddr: { port } }, i) => i ? `[::1]:${port}` : `127.0.0.1:${port}`);
+  const clients = [
+    await server.connect("127.0.0.1"),
+    await server.connect("::1"),
+  ];
+  const names = clients.map(({ localAddr: { port } }, i) =>
+    i ? `[::1]:${port}` : `127.0.0.1:${port}`
+  );
   for (const [i, conn] of clients.entries()) {
     await trip(conn, random(1000 + i));
     conn.close();
@@ -310,36 +455,55 @@ test("echo_tcp survives a client's reset, with data unread and in the middle", a
     conn.close(); // with the echo unread: a reset
     await server.logged(i);
   }
-  assert(server.lines.some((line) => /: (connection reset|broken pipe)$/.test(line)), server.lines[0]);
+  assert(
+    server.lines.some((line) => /: (connection reset|broken pipe)$/.test(line)),
+    server.lines[0],
+  );
   using conn = await server.connect();
   await trip(conn);
 });
 
 test("echo_tcp turns away IPv4 where it is to speak IPv6 only", async () => {
   await using server = new Local({ family: 6 }, "::");
-  using turned = await server.connect("127.0.0.1"), welcome = await server.connect("::1");
+  using turned = await server.connect("127.0.0.1"),
+    welcome = await server.connect("::1");
   await trip(welcome);
-  assertEquals((await soon(receive(turned).catch(() => bytes("")), "the answer")).length, 0);
+  assertEquals(
+    (await soon(receive(turned).catch(() => bytes("")), "the answer")).length,
+    0,
+  );
   assertEquals((await server.stop()).connections, 1);
 });
 
 /** A listener that counts how many of its connections are served at once: read from, and not yet closed. */
 function counting(listener: Deno.TcpListener, served = { now: 0, most: 0 }) {
   const accept = async () => {
-    const conn = await listener.accept(), read = conn.read.bind(conn), close = conn[Symbol.dispose].bind(conn);
+    const conn = await listener.accept(),
+      read = conn.read.bind(conn),
+      close = conn[Symbol.dispose].bind(conn);
     conn.read = (buffer) => {
       served.most = Math.max(served.most, ++served.now);
       conn.read = read;
-      conn[Symbol.dispose] = () => (served.now--, conn[Symbol.dispose] = close, close());
+      conn[Symbol.dispose] =
+        () => (served.now--, conn[Symbol.dispose] = close, close());
       return read(buffer);
     };
     return conn;
   };
-  return { served, listener: { accept, close: () => listener.close(), addr: listener.addr } as Deno.TcpListener };
+  return {
+    served,
+    listener: {
+      accept,
+      close: () => listener.close(),
+      addr: listener.addr,
+    } as Deno.TcpListener,
+  };
 }
 
 test("echo_tcp lets connections over --max-connections wait, and serves them when it is their turn", async () => {
-  const { served, listener } = counting(Deno.listen({ hostname: "127.0.0.1", port: 0 }));
+  const { served, listener } = counting(
+    Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+  );
   await using server = new Local({ listeners: [listener], maxConnections: 2 });
   const [first, second, third, fourth] = [
     await server.connect(),
@@ -348,7 +512,9 @@ test("echo_tcp lets connections over --max-connections wait, and serves them whe
     await server.connect(),
   ];
   let answered = 0;
-  const waiting = [third, fourth].map((conn) => trip(conn).then(() => answered++));
+  const waiting = [third, fourth].map((conn) =>
+    trip(conn).then(() => answered++)
+  );
   for (let i = 0; i < 20; i++) await trip(first), await trip(second);
   assertEquals([answered, served.now], [0, 2]);
   first.close();
@@ -363,32 +529,54 @@ test("echo_tcp lets connections over --max-connections wait, and serves them whe
 
 test("echo_tcp keeps to --max-connections with two listeners, as it has on Windows", async () => {
   const served = { now: 0, most: 0 };
-  const each = [1, 2].map(() => counting(Deno.listen({ hostname: "127.0.0.1", port: 0 }), served).listener);
+  const each = [1, 2].map(() =>
+    counting(Deno.listen({ hostname: "127.0.0.1", port: 0 }), served).listener
+  );
   await using server = new Local({ listeners: each, maxConnections: 1 });
   const ports = each.map(({ addr }) => (addr as Deno.NetAddr).port);
-  const conns = await Promise.all([0, 1, 0, 1].map((i) => Deno.connect({ hostname: "127.0.0.1", port: ports[i] })));
+  const conns = await Promise.all(
+    [0, 1, 0, 1].map((i) =>
+      Deno.connect({ hostname: "127.0.0.1", port: ports[i] })
+    ),
+  );
   await Promise.all(conns.map((conn) => trip(conn).then(() => conn.close())));
   await server.logged(4);
   assertEquals(served.most, 1);
 });
 
 test("echo_tcp gives no place away that a write still takes, though its connection was closed", async () => {
-  const stuck = Promise.withResolvers<number>(), addr = { transport: "tcp" as const, hostname: "127.0.0.1", port: 0 };
+  const stuck = Promise.withResolvers<number>(),
+    addr = { transport: "tcp" as const, hostname: "127.0.0.1", port: 0 };
   const fake = () => ({
-    ...{ remoteAddr: addr, setNoDelay() {}, setKeepAlive() {}, [Symbol.dispose]() {}, close() {} },
+    ...{
+      remoteAddr: addr,
+      setNoDelay() {},
+      setKeepAlive() {},
+      [Symbol.dispose]() {},
+      close() {},
+    },
     read: () => Promise.resolve(1),
     write: () => stuck.promise, // as in Deno 2.4, which does not end it when the connection is closed
   } as unknown as Deno.TcpConn);
   const closed = Promise.withResolvers<never>(), waiting = [fake(), fake()];
   const listener = {
-    accept: () => waiting.length ? Promise.resolve(waiting.shift()!) : closed.promise,
+    accept: () =>
+      waiting.length ? Promise.resolve(waiting.shift()!) : closed.promise,
     close: () => closed.reject(new Deno.errors.BadResource("closed")),
     addr,
   } as unknown as Deno.TcpListener;
-  const server = new Local({ listeners: [listener], maxConnections: 1, idleTimeout: 20 });
+  const server = new Local({
+    listeners: [listener],
+    maxConnections: 1,
+    idleTimeout: 20,
+  });
   await server.logged(1);
   await delay(100);
-  assertEquals(server.lines.length, 1, "the second is not served meanwhile, so not idle");
+  assertEquals(
+    server.lines.length,
+    1,
+    "the second is not served meanwhile, so not idle",
+  );
   stuck.reject(new Deno.errors.ConnectionReset());
   await server.logged(2);
   await server.stop();
@@ -418,8 +606,15 @@ test("echo_tcp closes a client that reads nothing for --idle-timeout", {
 test("echo_tcp that is stopped before it begins ends at once", async () => {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   try {
-    const serving = serve({ listeners: [listener], signal: AbortSignal.abort(), log: () => {} });
-    assertEquals(await soon(serving, "the end of the service", { seconds: 2 }), { connections: 0, bytes: 0 });
+    const serving = serve({
+      listeners: [listener],
+      signal: AbortSignal.abort(),
+      log: () => {},
+    });
+    assertEquals(
+      await soon(serving, "the end of the service", { seconds: 2 }),
+      { connections: 0, bytes: 0 },
+    );
   } finally {
     listener[Symbol.dispose]();
   }
@@ -430,7 +625,10 @@ test("echo_tcp ends idle connections when it is stopped", async () => {
   using conn = await server.connect(), fresh = await server.connect();
   await trip(conn);
   const stopping = server.stop();
-  assertEquals([(await receive(conn)).length, (await receive(fresh)).length], [0, 0]);
+  assertEquals([(await receive(conn)).length, (await receive(fresh)).length], [
+    0,
+    0,
+  ]);
   assertEquals(await stopping, { connections: 2, bytes: 16 });
   await assertRejects(() => server.connect(), Deno.errors.ConnectionRefused);
 });
@@ -447,19 +645,31 @@ test("echo_tcp gives back what is in flight when it is stopped", async () => {
 });
 
 test("echo_tcp reads what came to a connection that was idle for long, before it closes it", async () => {
-  const { now } = performance, accepted = Promise.withResolvers<void>(), closed = Promise.withResolvers<never>();
+  const { now } = performance,
+    accepted = Promise.withResolvers<void>(),
+    closed = Promise.withResolvers<never>();
   const came = Promise.withResolvers<number>(), written: number[] = [];
   const conn = {
     remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 9 },
     ...{ setNoDelay() {}, setKeepAlive() {} },
-    read: () => (accepted.resolve(), Promise.race(written.length ? [closed.promise] : [came.promise, closed.promise])),
-    write: (part: Uint8Array) => Promise.resolve((written.push(part.length), part.length)),
-    [Symbol.dispose]: () => closed.reject(new Deno.errors.BadResource("closed")),
+    read: () => (accepted.resolve(),
+      Promise.race(
+        written.length ? [closed.promise] : [came.promise, closed.promise],
+      )),
+    write: (part: Uint8Array) =>
+      Promise.resolve((written.push(part.length), part.length)),
+    [Symbol.dispose]: () =>
+      closed.reject(new Deno.errors.BadResource("closed")),
   };
   closed.promise.catch(() => {});
-  const over = Promise.withResolvers<never>(), conns = [Promise.resolve(conn), over.promise];
+  const over = Promise.withResolvers<never>(),
+    conns = [Promise.resolve(conn), over.promise];
   const close = () => over.reject(new Deno.errors.BadResource("closed"));
-  const listener = { accept: () => conns.shift(), close, addr: conn.remoteAddr } as unknown as Deno.TcpListener;
+  const listener = {
+    accept: () => conns.shift(),
+    close,
+    addr: conn.remoteAddr,
+  } as unknown as Deno.TcpListener;
   const server = new Local({ listeners: [listener] });
   try {
     await soon(accepted.promise, "the answer");
@@ -505,7 +715,10 @@ class Mirror implements Stream {
   ended = false;
   #coming: Uint8Array[] = [];
   #changed = Promise.withResolvers<void>();
-  constructor(readonly answer = (message: Uint8Array): Uint8Array | undefined => message, readonly piece = Infinity) {}
+  constructor(
+    readonly answer = (message: Uint8Array): Uint8Array | undefined => message,
+    readonly piece = Infinity,
+  ) {}
 
   #tell() {
     this.#changed.resolve(), this.#changed = Promise.withResolvers();
@@ -517,17 +730,23 @@ class Mirror implements Stream {
     this.ended = true, this.#tell();
   }
   async read(buffer: Uint8Array): Promise<number | null> {
-    while (!this.#coming.length && !this.ended && !this.closed) await this.#changed.promise;
+    while (!this.#coming.length && !this.ended && !this.closed) {
+      await this.#changed.promise;
+    }
     if (this.closed) throw new Deno.errors.BadResource("closed");
     const next = this.#coming.shift();
     if (!next) return null;
     const part = next.subarray(0, Math.min(buffer.length, this.piece));
-    if (part.length < next.length) this.#coming.unshift(next.subarray(part.length));
+    if (part.length < next.length) {
+      this.#coming.unshift(next.subarray(part.length));
+    }
     buffer.set(part);
     return part.length;
   }
   write(message: Uint8Array): Promise<number> {
-    if (this.closed) return Promise.reject(new Deno.errors.BadResource("closed"));
+    if (this.closed) {
+      return Promise.reject(new Deno.errors.BadResource("closed"));
+    }
     const answer = this.answer(message.slice());
     if (answer) this.give(answer);
     return Promise.resolve(message.length);
@@ -551,10 +770,22 @@ async function talked(
   options: Partial<TalkOptions> = {},
 ) {
   let came = "";
-  const output = (part: Uint8Array) => Promise.resolve(void (came += text(part)));
-  const stream = ReadableStream.from(input).pipeThrough(new TextEncoderStream());
-  const talking = talk({ conn, input: stream, output, timeout: 5000, ...options });
-  const error = await soon(talking.then(() => undefined, (error) => error), "the end of the talk");
+  const output = (part: Uint8Array) =>
+    Promise.resolve(void (came += text(part)));
+  const stream = ReadableStream.from(input).pipeThrough(
+    new TextEncoderStream(),
+  );
+  const talking = talk({
+    conn,
+    input: stream,
+    output,
+    timeout: 5000,
+    ...options,
+  });
+  const error = await soon(
+    talking.then(() => undefined, (error) => error),
+    "the end of the talk",
+  );
   return { came, error, status: (error as Failure | undefined)?.status };
 }
 
@@ -583,16 +814,31 @@ test("the client sends its input, half-closes, and passes on what comes back", a
 });
 
 test("the client passes on what comes byte by byte", async () => {
-  assertEquals((await talked(new Mirror(undefined, 1), ["x".repeat(1000)])).came, "x".repeat(1000));
+  assertEquals(
+    (await talked(new Mirror(undefined, 1), ["x".repeat(1000)])).came,
+    "x".repeat(1000),
+  );
 });
 
 test("the client gives back megabytes through a real server, every byte of them", async () => {
   await using server = new Local();
   using conn = await server.connect();
   const message = random(5_000_000), parts: Uint8Array[] = [];
-  const output = (part: Uint8Array) => Promise.resolve(void parts.push(part.slice()));
-  await soon(talk({ conn, input: ReadableStream.from([message]), output, timeout: 5000 }), "the answer");
-  assertSame(new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer()), message);
+  const output = (part: Uint8Array) =>
+    Promise.resolve(void parts.push(part.slice()));
+  await soon(
+    talk({
+      conn,
+      input: ReadableStream.from([message]),
+      output,
+      timeout: 5000,
+    }),
+    "the answer",
+  );
+  assertSame(
+    new Uint8Array(await new Blob(parts as BlobPart[]).arrayBuffer()),
+    message,
+  );
 });
 
 test("the client says 18 when the server closes with answers owed", async () => {
@@ -609,9 +855,19 @@ test("the client says 18 when the server closes while there is more to send", as
 });
 
 test("the client says 28 when nothing comes back in time", async () => {
-  const conn = new Mirror(nothing), { error, status } = await talked(conn, ["hello\n"], { timeout: 20 });
-  assertEquals([status, error.message, conn.closed], [28, "no answer within 0.02 s", true]);
-  assertEquals((await talked(new Mirror(nothing), forever("hello"), { timeout: 20 })).status, 28, "input still open");
+  const conn = new Mirror(nothing),
+    { error, status } = await talked(conn, ["hello\n"], { timeout: 20 });
+  assertEquals([status, error.message, conn.closed], [
+    28,
+    "no answer within 0.02 s",
+    true,
+  ]);
+  assertEquals(
+    (await talked(new Mirror(nothing), forever("hello"), { timeout: 20 }))
+      .status,
+    28,
+    "input still open",
+  );
 });
 
 test("the client says 28 when all came back, but the server does not close", async () => {
@@ -621,7 +877,9 @@ test("the client says 28 when all came back, but the server does not close", asy
 });
 
 test("the client waits for a person who types nothing", async () => {
-  const typed = await talked(new Mirror(), slowly(["a", "b", "c"], 60), { timeout: 20 });
+  const typed = await talked(new Mirror(), slowly(["a", "b", "c"], 60), {
+    timeout: 20,
+  });
   assertEquals(typed, { came: "abc", error: undefined, status: undefined });
 });
 
@@ -635,7 +893,9 @@ test("the client's patience is not renewed by what it sends itself", async () =>
     }
     typing.resolve();
   }
-  const { status } = await talked(new Mirror(nothing), keepTyping(), { timeout: 60 });
+  const { status } = await talked(new Mirror(nothing), keepTyping(), {
+    timeout: 60,
+  });
   over = true;
   await typing.promise;
   assertEquals(status, 28);
@@ -643,13 +903,18 @@ test("the client's patience is not renewed by what it sends itself", async () =>
 });
 
 test("the client does not take its own slow output for a silent server", async () => {
-  for (const input of [["hello ", "world"], slowly(["hello ", "wor", "ld"], 10)]) {
+  for (
+    const input of [["hello ", "world"], slowly(["hello ", "wor", "ld"], 10)]
+  ) {
     let came = "";
     const output = async (part: Uint8Array) => {
       await delay(60); // a pager that waits for its reader
       came += text(part);
     };
-    const { error } = await talked(new Mirror(undefined, 3), input, { timeout: 20, output });
+    const { error } = await talked(new Mirror(undefined, 3), input, {
+      timeout: 20,
+      output,
+    });
     assertEquals([came, error], ["hello world", undefined]);
   }
 });
@@ -663,7 +928,11 @@ test("the client owes a server nothing that speaks unasked", async () => {
   }
   const { came, error } = await talked(conn, later(), { timeout: 20 });
   assertStringIncludes(came, "QUIT", `it gave up: ${error?.message}`);
-  assertNotMatch(`${error?.message}`, /-\d/, "less than nothing is still to come");
+  assertNotMatch(
+    `${error?.message}`,
+    /-\d/,
+    "less than nothing is still to come",
+  );
 });
 
 test("the client is done when it has failed: nothing of it goes on", async () => {
@@ -677,17 +946,26 @@ test("the client is done when it has failed: nothing of it goes on", async () =>
   assertEquals(status, 56);
   more.resolve();
   await delay(60);
-  assert(!conn.closed, "its timer went on, and closed a connection that it had given back");
+  assert(
+    !conn.closed,
+    "its timer went on, and closed a connection that it had given back",
+  );
 });
 
 test("the client passes on what goes wrong with its output", async () => {
-  const output = () => Promise.reject(new Failure(23, "cannot write the output"));
+  const output = () =>
+    Promise.reject(new Failure(23, "cannot write the output"));
   assertEquals((await talked(new Mirror(), ["x"], { output })).status, 23);
 });
 
 test("the client says 56 when the connection is reset", async () => {
   const conn = new Mirror(nothing);
-  conn.read = () => Promise.reject(new Deno.errors.ConnectionReset("Connection reset by peer (os error 104)"));
+  conn.read = () =>
+    Promise.reject(
+      new Deno.errors.ConnectionReset(
+        "Connection reset by peer (os error 104)",
+      ),
+    );
   const { status, error } = await talked(conn, ["x"]);
   assertEquals(status, 56);
   assertStringIncludes(error.message, "connection reset");
@@ -695,33 +973,78 @@ test("the client says 56 when the connection is reset", async () => {
 
 /** Measures round trips; what was logged, the summary, and the failure, if any. */
 async function pinged(conn: Stream, options: Partial<PingOptions> = {}) {
-  const trips = new RoundTrips(), seqs: number[] = [], { signal } = new AbortController();
-  const log = (seq: number, ms: number) => void seqs.push(ms >= 0 && ms < 10_000 ? seq : NaN);
-  const pinging = ping({ conn, count: 3, size: 64, interval: 0, timeout: 5000, signal, trips, log, ...options });
-  const error = await soon(pinging.then(() => undefined, (error) => error), "the end of the round trips");
-  return { seqs, summary: `${trips}`.split("\n")[0], error, status: (error as Failure | undefined)?.status };
+  const trips = new RoundTrips(),
+    seqs: number[] = [],
+    { signal } = new AbortController();
+  const log = (seq: number, ms: number) =>
+    void seqs.push(ms >= 0 && ms < 10_000 ? seq : NaN);
+  const pinging = ping({
+    conn,
+    count: 3,
+    size: 64,
+    interval: 0,
+    timeout: 5000,
+    signal,
+    trips,
+    log,
+    ...options,
+  });
+  const error = await soon(
+    pinging.then(() => undefined, (error) => error),
+    "the end of the round trips",
+  );
+  return {
+    seqs,
+    summary: `${trips}`.split("\n")[0],
+    error,
+    status: (error as Failure | undefined)?.status,
+  };
 }
 
 test("round trips are counted, and told of one by one", async () => {
   for (const piece of [Infinity, 1]) {
-    const { seqs, summary, error } = await pinged(new Mirror(undefined, piece), { count: 5 });
-    assertEquals([seqs, summary, error], [[1, 2, 3, 4, 5], "5 sent, 5 received, 0% loss", undefined]);
+    const { seqs, summary, error } = await pinged(
+      new Mirror(undefined, piece),
+      { count: 5 },
+    );
+    assertEquals([seqs, summary, error], [
+      [1, 2, 3, 4, 5],
+      "5 sent, 5 received, 0% loss",
+      undefined,
+    ]);
   }
 });
 
 test("an answer that was there before its question, or came twice, is none", async () => {
   const early = new Mirror(nothing);
-  early.give(...[1, 2, 3].map((seq) => new Uint8Array(64).map((_, i) => 33 + (i + seq + 1) % 94)));
-  const twice = new Mirror((message) => new Uint8Array([...message, ...message]));
-  for (const [conn, summary] of [[early, "1 sent, 0 received"], [twice, "2 sent, 1 received"]] as const) {
+  early.give(
+    ...[1, 2, 3].map((seq) =>
+      new Uint8Array(64).map((_, i) => 33 + (i + seq + 1) % 94)
+    ),
+  );
+  const twice = new Mirror((message) =>
+    new Uint8Array([...message, ...message])
+  );
+  for (
+    const [conn, summary] of [[early, "1 sent, 0 received"], [
+      twice,
+      "2 sent, 1 received",
+    ]] as const
+  ) {
     const pinging = await pinged(conn);
-    assertEquals([pinging.status, pinging.summary.startsWith(summary)], [8, true], pinging.summary);
+    assertEquals([pinging.status, pinging.summary.startsWith(summary)], [
+      8,
+      true,
+    ], pinging.summary);
   }
 });
 
 test("round trips have the size that was asked for, up to megabytes", async () => {
   const sizes: number[] = [];
-  await pinged(new Mirror((message) => (sizes.push(message.length), message)), { count: 1, size: 1000 });
+  await pinged(new Mirror((message) => (sizes.push(message.length), message)), {
+    count: 1,
+    size: 1000,
+  });
   assertEquals(sizes, [1000]);
   await using server = new Local();
   using conn = await server.connect();
@@ -731,7 +1054,11 @@ test("round trips have the size that was asked for, up to megabytes", async () =
 });
 
 test("round trips that took their time do not end those that follow", async () => {
-  const { summary, error } = await pinged(new Mirror(), { count: 5, interval: 25, timeout: 40 });
+  const { summary, error } = await pinged(new Mirror(), {
+    count: 5,
+    interval: 25,
+    timeout: 40,
+  });
   assertEquals([summary, error], ["5 sent, 5 received, 0% loss", undefined]);
 });
 
@@ -741,20 +1068,32 @@ test("a round trip that does not come back in time is 28", async () => {
     new Mirror((message) => answers++ ? undefined : message),
     { timeout: 20 },
   );
-  assertEquals([seqs, summary, status], [[1], "2 sent, 1 received, 50% loss", 28]);
+  assertEquals([seqs, summary, status], [
+    [1],
+    "2 sent, 1 received, 50% loss",
+    28,
+  ]);
   assertStringIncludes(error.message, "seq=2");
 });
 
 test("a round trip that comes back changed, or that the server ends, is told apart", async () => {
-  assertEquals((await pinged(new Mirror((message) => message.fill(120)))).status, 8);
+  assertEquals(
+    (await pinged(new Mirror((message) => message.fill(120)))).status,
+    8,
+  );
   const conn = new Mirror(nothing);
   conn.end();
   assertEquals((await pinged(conn)).status, 18);
 });
 
 test("the wait between round trips ends with the signal", async () => {
-  const stop = new AbortController(), log = () => stop.abort(new Failure(130, ""));
-  const { summary, status } = await pinged(new Mirror(), { interval: 3_600_000, signal: stop.signal, log });
+  const stop = new AbortController(),
+    log = () => stop.abort(new Failure(130, ""));
+  const { summary, status } = await pinged(new Mirror(), {
+    interval: 3_600_000,
+    signal: stop.signal,
+    log,
+  });
   assertEquals([summary, status], ["1 sent, 1 received, 0% loss", 130]);
 });
 
@@ -788,7 +1127,11 @@ test("echo_tcp refuses what cannot be meant", async () => {
   ];
   for (const [args, offender] of cases) {
     const { status, out, err } = await command(...args);
-    assertEquals([status, out, err.length], [2, [], 1], `echo_tcp ${args.join(" ")}: ${err}`);
+    assertEquals(
+      [status, out, err.length],
+      [2, [], 1],
+      `echo_tcp ${args.join(" ")}: ${err}`,
+    );
     assertMatch(err[0], /^echo_tcp: /);
     assertMatch(err[0], offender);
   }
@@ -796,32 +1139,55 @@ test("echo_tcp refuses what cannot be meant", async () => {
 
 test("echo_tcp says which port is busy", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr, { status, out, err } = await command("--host", "127.0.0.1", "-p", `${port}`);
+  const { port } = listener.addr,
+    { status, out, err } = await command(
+      "--host",
+      "127.0.0.1",
+      "-p",
+      `${port}`,
+    );
   assertEquals([status, out], [1, []]);
-  assertEquals(err, [`echo_tcp: cannot listen on 127.0.0.1:${port}: address already in use: try --port 0`]);
+  assertEquals(err, [
+    `echo_tcp: cannot listen on 127.0.0.1:${port}: address already in use: try --port 0`,
+  ]);
 });
 
 test("echo_tcp says where it cannot listen", async () => {
-  await using barred = new Running(Deno.execPath(), ["run", "--no-prompt", "--quiet", "echo_tcp.ts"], { cwd: ROOT });
+  await using barred = new Running(Deno.execPath(), [
+    "run",
+    "--no-prompt",
+    "--quiet",
+    "echo_tcp.ts",
+  ], { cwd: ROOT });
   const { code, stderr } = await barred.finish();
   assertEquals([code, stderr.split("\n").length], [1, 2], stderr);
-  assertMatch(stderr, /^echo_tcp: cannot listen on \[::\]:7777: requires net access/);
+  assertMatch(
+    stderr,
+    /^echo_tcp: cannot listen on \[::\]:7777: requires net access/,
+  );
   const { status, err } = await command("--host", "192.0.2.77", "-p", "0");
-  assertEquals([status, err], [1, ["echo_tcp: cannot listen on 192.0.2.77:0: cannot assign requested address"]]);
+  assertEquals([status, err], [1, [
+    "echo_tcp: cannot listen on 192.0.2.77:0: cannot assign requested address",
+  ]]);
 });
 
 test("echo_tcp says when nobody listens, or nobody has that name", {
   sanitizeResources: false, // Deno 2.4 keeps the handle that could have cancelled the attempt
 }, async () => {
-  const gone = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = gone.addr;
+  const gone = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    { port } = gone.addr;
   gone.close();
   for (const more of [[], ["-n", "1"]]) {
     const refused = await command("-c", `127.0.0.1:${port}`, ...more);
     assertEquals([refused.status, refused.out], [7, []]);
-    assertEquals(refused.err, [`echo_tcp: cannot connect to 127.0.0.1:${port}: connection refused`]);
+    assertEquals(refused.err, [
+      `echo_tcp: cannot connect to 127.0.0.1:${port}: connection refused`,
+    ]);
     const unknown = await command("-c", "nosuch.invalid", ...more);
     assertEquals([unknown.status, unknown.out], [6, []]);
-    assertEquals(unknown.err, ["echo_tcp: cannot resolve nosuch.invalid: no such name"]);
+    assertEquals(unknown.err, [
+      "echo_tcp: cannot resolve nosuch.invalid: no such name",
+    ]);
   }
 });
 
@@ -830,20 +1196,45 @@ test("echo_tcp -4 and -6 keep the client to a family", {
 }, async () => {
   await using server = new Local({}, "::");
   for (const [option, peer] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
-    const { status, out } = await command(option, "-c", `localhost:${server.port}`, "-n", "1");
+    const { status, out } = await command(
+      option,
+      "-c",
+      `localhost:${server.port}`,
+      "-n",
+      "1",
+    );
     assertEquals(status, 0);
-    assertStringIncludes(out[0], `64 bytes from ${peer}:${server.port}: seq=1 `);
+    assertStringIncludes(
+      out[0],
+      `64 bytes from ${peer}:${server.port}: seq=1 `,
+    );
   }
   const { status, err } = await command("-6", "-c", `127.0.0.1:${server.port}`);
-  assertEquals([status, err], [6, ["echo_tcp: cannot resolve 127.0.0.1: no IPv6 address"]]);
+  assertEquals([status, err], [6, [
+    "echo_tcp: cannot resolve 127.0.0.1: no IPv6 address",
+  ]]);
 });
 
 test("echo_tcp -n prints a line each and a summary, as ping does", async () => {
   await using server = new Local();
-  const { status, out, err } = await command("-c", `127.0.0.1:${server.port}`, "-n", "3", "-i", "0.01", "--size", "9");
+  const { status, out, err } = await command(
+    "-c",
+    `127.0.0.1:${server.port}`,
+    "-n",
+    "3",
+    "-i",
+    "0.01",
+    "--size",
+    "9",
+  );
   assertEquals([status, err], [0, []]);
-  const lines = [1, 2, 3].map((seq) => `9 bytes from 127.0.0.1:${server.port}: seq=${seq} time=_ ms`);
-  assertEquals(out.slice(0, 3).map((line) => line.replace(/\d+\.\d{2} ms$/, "_ ms")), lines);
+  const lines = [1, 2, 3].map((seq) =>
+    `9 bytes from 127.0.0.1:${server.port}: seq=${seq} time=_ ms`
+  );
+  assertEquals(
+    out.slice(0, 3).map((line) => line.replace(/\d+\.\d{2} ms$/, "_ ms")),
+    lines,
+  );
   assertMatch(
     out.slice(3).join("\n"),
     /^3 sent, 3 received, 0% loss\nmin\/avg\/max\/mdev = (\d+\.\d\d\/){3}\d+\.\d\d ms$/,
@@ -852,24 +1243,53 @@ test("echo_tcp -n prints a line each and a summary, as ping does", async () => {
 
 test("echo_tcp -n is done when at least one came back, and 28 when none", async () => {
   await using first = hostile(once), none = hostile(silent);
-  const some = await command("-c", first.at, "-n", "3", "-i", "0", "-w", "0.05");
+  const some = await command(
+    "-c",
+    first.at,
+    "-n",
+    "3",
+    "-i",
+    "0",
+    "-w",
+    "0.05",
+  );
   assertEquals([some.status, some.out[1]], [0, "2 sent, 1 received, 50% loss"]);
-  const never = await command("-c", none.at, "-n", "3", "-i", "0", "-w", "0.05");
-  assertEquals([never.status, never.out], [28, ["1 sent, 0 received, 100% loss"]]);
+  const never = await command(
+    "-c",
+    none.at,
+    "-n",
+    "3",
+    "-i",
+    "0",
+    "-w",
+    "0.05",
+  );
+  assertEquals([never.status, never.out], [28, [
+    "1 sent, 0 received, 100% loss",
+  ]]);
   assertMatch(never.err.join("\n"), /^echo_tcp: no answer [^\n]*$/);
 });
 
 // Processes
 
-test("echo_tcp runs from its first line to its summary", { ignore: Deno.build.os === "windows" }, async () => {
+test("echo_tcp runs from its first line to its summary", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     await using server = await serveProcess("echo_tcp");
     assertMatch(server.stdout, /^listening on tcp:\/\/\[::\]:\d+\n/);
-    const conn = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
+    const conn = await Deno.connect({
+      hostname: "127.0.0.1",
+      port: server.port,
+    });
     await trip(conn, random(1000));
     const name = `127.0.0.1:${(conn.localAddr as Deno.NetAddr).port}`;
     conn.close();
-    await server.until(new RegExp(`\n${name.replaceAll(".", "\\.")} 1000 bytes in \\d+\\.\\d{3} s\n`));
+    await server.until(
+      new RegExp(
+        `\n${name.replaceAll(".", "\\.")} 1000 bytes in \\d+\\.\\d{3} s\n`,
+      ),
+    );
     server.kill(signal);
     const { code, stdout, stderr } = await server.finish();
     assertEquals([code, stderr], [0, ""]);
@@ -888,65 +1308,115 @@ test("echo_tcp --quiet keeps the first line only", async () => {
 });
 
 test("echo_tcp listens where --host, -4 and -6 say", async () => {
-  const cases = [["--host", "127.0.0.1"], ["--host", "::1"], ["-4"], ["-6"], ["-4", "--host", "localhost"]];
+  const cases = [["--host", "127.0.0.1"], ["--host", "::1"], ["-4"], ["-6"], [
+    "-4",
+    "--host",
+    "localhost",
+  ]];
   const where = ["127.0.0.1", "[::1]", "0.0.0.0", "[::]", "127.0.0.1"];
   await Promise.all(cases.map(async (args, i) => {
     await using server = await serveProcess("echo_tcp", ["-q", ...args]);
-    assertEquals(server.stdout, `listening on tcp://${where[i]}:${server.port}\n`, args.join(" "));
+    assertEquals(
+      server.stdout,
+      `listening on tcp://${where[i]}:${server.port}\n`,
+      args.join(" "),
+    );
   }));
 });
 
 test("echo_tcp -6 --host localhost listens on IPv6", async () => {
-  await using server = await serveProcess("echo_tcp", ["-q", "-6", "--host", "localhost"]);
+  await using server = await serveProcess("echo_tcp", [
+    "-q",
+    "-6",
+    "--host",
+    "localhost",
+  ]);
   assertEquals(server.stdout, `listening on tcp://[::1]:${server.port}\n`);
 });
 
-test("echo_tcp ends at once at the second signal", { ignore: Deno.build.os === "windows" }, async () => {
+test("echo_tcp ends at once at the second signal", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
   await using server = await serveProcess("echo_tcp", ["-q"]);
-  using conn = await Deno.connect({ port: server.port }), other = await Deno.connect({ port: server.port });
+  using conn = await Deno.connect({ port: server.port }),
+    other = await Deno.connect({ port: server.port });
   await stuff(conn, other);
   server.kill("SIGTERM");
   await receive(other); // it is idle, and so closed: the drain is under way, and would take 5 s for the first
-  await assertRejects(() => Deno.connect({ port: server.port }), Deno.errors.ConnectionRefused);
+  await assertRejects(
+    () => Deno.connect({ port: server.port }),
+    Deno.errors.ConnectionRefused,
+  );
   server.kill("SIGTERM");
   const { code, signal, stderr } = await server.finish(3);
   assertEquals([code !== 0, signal, stderr], [true, null, ""]);
 });
 
-test("echo_tcp gives back what came before SIGTERM, though it had not seen it yet", {
-  ignore: Deno.build.os === "windows",
-}, async () => {
-  await using server = await serveProcess("echo_tcp", ["-q"]);
-  const conns = await Promise.all(Array.from({ length: 100 }, () => Deno.connect({ port: server.port })));
-  await Promise.all(conns.slice(50).map((conn) => trip(conn))); // the others have never sent anything
-  await delay(120); // not to wait for something: they are to be idle for long
-  server.kill("SIGSTOP");
-  await Promise.all(conns.map((conn) => send(conn, bytes("too late?"))));
-  server.kill("SIGTERM");
-  server.kill("SIGCONT");
-  const answers = await Promise.all(
-    conns.map((conn) => soon(receive(conn), "the answer").catch(() => new Uint8Array())),
-  );
-  for (const conn of conns) conn.close();
-  assertEquals(answers.filter((answer) => text(answer) !== "too late?").length, 0, "of 100 came back short");
-  assertEquals((await server.finish()).code, 0);
-});
+test(
+  "echo_tcp gives back what came before SIGTERM, though it had not seen it yet",
+  {
+    ignore: Deno.build.os === "windows",
+  },
+  async () => {
+    await using server = await serveProcess("echo_tcp", ["-q"]);
+    const conns = await Promise.all(
+      Array.from({ length: 100 }, () => Deno.connect({ port: server.port })),
+    );
+    await Promise.all(conns.slice(50).map((conn) => trip(conn))); // the others have never sent anything
+    await delay(120); // not to wait for something: they are to be idle for long
+    server.kill("SIGSTOP");
+    await Promise.all(conns.map((conn) => send(conn, bytes("too late?"))));
+    server.kill("SIGTERM");
+    server.kill("SIGCONT");
+    const answers = await Promise.all(
+      conns.map((conn) =>
+        soon(receive(conn), "the answer").catch(() => new Uint8Array())
+      ),
+    );
+    for (const conn of conns) conn.close();
+    assertEquals(
+      answers.filter((answer) => text(answer) !== "too late?").length,
+      0,
+      "of 100 came back short",
+    );
+    assertEquals((await server.finish()).code, 0);
+  },
+);
 
-test("echo_tcp serves who was in line when SIGTERM came", { ignore: !LINUX }, async () => {
-  await using server = await serveProcess("echo_tcp");
-  server.kill("SIGSTOP"); // the system goes on taking connections
-  const conns = await Promise.all(Array.from({ length: 20 }, () => Deno.connect({ port: server.port })));
-  for (const conn of conns) await send(conn, bytes("last words")), await conn.closeWrite();
-  server.kill("SIGTERM"), server.kill("SIGCONT");
-  for (using conn of conns) assertEquals(text(await soon(receive(conn), "the answer")), "last words");
-  const { code, stdout } = await server.finish();
-  assertEquals(code, 0);
-  assertMatch(stdout, /\nserved 20 connections, 200 bytes\n$/);
-});
+test(
+  "echo_tcp serves who was in line when SIGTERM came",
+  { ignore: !LINUX },
+  async () => {
+    await using server = await serveProcess("echo_tcp");
+    server.kill("SIGSTOP"); // the system goes on taking connections
+    const conns = await Promise.all(
+      Array.from({ length: 20 }, () => Deno.connect({ port: server.port })),
+    );
+    for (const conn of conns) {
+      await send(conn, bytes("last words")), await conn.closeWrite();
+    }
+    server.kill("SIGTERM"), server.kill("SIGCONT");
+    for (using conn of conns) {
+      assertEquals(
+        text(await soon(receive(conn), "the answer")),
+        "last words",
+      );
+    }
+    const { code, stdout } = await server.finish();
+    assertEquals(code, 0);
+    assertMatch(stdout, /\nserved 20 connections, 200 bytes\n$/);
+  },
+);
 
 test("echo_tcp takes --max-connections and --idle-timeout", async () => {
-  await using server = await serveProcess("echo_tcp", ["--max-connections", "1", "--idle-timeout", "0.3"]);
-  using first = await Deno.connect({ port: server.port }), second = await Deno.connect({ port: server.port });
+  await using server = await serveProcess("echo_tcp", [
+    "--max-connections",
+    "1",
+    "--idle-timeout",
+    "0.3",
+  ]);
+  using first = await Deno.connect({ port: server.port }),
+    second = await Deno.connect({ port: server.port });
   let answered = false;
   const waiting = trip(second).then(() => answered = true);
   for (let i = 0; i < 20; i++) await trip(first);
@@ -955,13 +1425,29 @@ test("echo_tcp takes --max-connections and --idle-timeout", async () => {
   await waiting;
 });
 
-test("echo_tcp says that a low port needs more rights", { ignore: !LINUX || missing("setpriv") }, async () => {
-  const drop = Deno.uid() === 0 ? ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"] : [];
-  const args = [...drop, Deno.execPath(), "run", "-A", "echo_tcp.ts", "--port", "echo"];
+test("echo_tcp says that a low port needs more rights", {
+  ignore: !LINUX || missing("setpriv"),
+}, async () => {
+  const drop = Deno.uid() === 0
+    ? ["--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]
+    : [];
+  const args = [
+    ...drop,
+    Deno.execPath(),
+    "run",
+    "-A",
+    "echo_tcp.ts",
+    "--port",
+    "echo",
+  ];
   // Where the system bars no port at all, there is nothing to be told.
-  const barred = Number(await Deno.readTextFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")) > 7;
+  const barred = Number(
+    await Deno.readTextFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+  ) > 7;
   if (!barred) return;
-  const { code, stdout, stderr } = await new Running("setpriv", args, { cwd: ROOT }).finish();
+  const { code, stdout, stderr } = await new Running("setpriv", args, {
+    cwd: ROOT,
+  }).finish();
   assertEquals([code, stdout], [1, ""]);
   assertEquals(
     stderr,
@@ -991,7 +1477,11 @@ test("echo_tcp -v shows what a server sees, a line an event", async () => {
 
 test("echo_tcp -c -v shows what a client sees, on stderr", async () => {
   await using server = new Local();
-  const { code, stdout, stderr } = await run("echo_tcp", ["-v", "-c", `127.0.0.1:${server.port}`], "hi\n");
+  const { code, stdout, stderr } = await run("echo_tcp", [
+    "-v",
+    "-c",
+    `127.0.0.1:${server.port}`,
+  ], "hi\n");
   assertEquals([code, stdout], [0, "hi\n"]);
   const lines = stderr.trimEnd().split("\n");
   for (const line of lines) assertMatch(line, /^\d+\.\d{4} [*<>] [ -~]+$/);
@@ -1017,11 +1507,18 @@ test("echo_tcp -c tells each way to fail by its status, in one line", async () =
   ];
   await Promise.all(cases.map(async ([handler, args, status, message]) => {
     await using server = hostile(handler);
-    const { code, stdout, stderr } = await run("echo_tcp", ["-c", server.at, ...args], "hello\n");
+    const { code, stdout, stderr } = await run("echo_tcp", [
+      "-c",
+      server.at,
+      ...args,
+    ], "hello\n");
     assertEquals(code, status, stderr);
     assertMatch(stderr, /^echo_tcp: [^\n]+\n$/);
     assertMatch(stderr, message);
-    assertEquals(stdout, args.includes("-n") ? "1 sent, 0 received, 100% loss\n" : "");
+    assertEquals(
+      stdout,
+      args.includes("-n") ? "1 sent, 0 received, 100% loss\n" : "",
+    );
   }));
 });
 
@@ -1042,7 +1539,11 @@ test(
   async () => {
     await using server = new Running("python3", ["-c", RESETTER]);
     const at = (await server.until(/at (\S+)\n/))[1];
-    const { code, stdout, stderr } = await run("echo_tcp", ["-c", at], "hello\n");
+    const { code, stdout, stderr } = await run(
+      "echo_tcp",
+      ["-c", at],
+      "hello\n",
+    );
     assertEquals([code, stdout], [56, ""]);
     assertMatch(stderr, /^echo_tcp: [^\n]*connection reset[^\n]*\n$/);
     const { status, out, err } = await command("-c", at, "-n", "1");
@@ -1064,21 +1565,41 @@ test("Ctrl-C ends a client with 130, and the round trips with their summary", {
 }, async () => {
   await using server = new Local();
   await using typing = start("echo_tcp", ["-c", `127.0.0.1:${server.port}`]);
-  await using pinging = start("echo_tcp", ["-c", `127.0.0.1:${server.port}`, "-n", "1000", "-i", "60"]);
+  await using pinging = start("echo_tcp", [
+    "-c",
+    `127.0.0.1:${server.port}`,
+    "-n",
+    "1000",
+    "-i",
+    "60",
+  ]);
   await typing.type("x");
   await Promise.all([typing.until(/x/), pinging.until(/seq=1 .*\n/)]);
   typing.kill("SIGINT"), pinging.kill("SIGINT");
   await assertRejects(() => typing.until(/y/), Error, "ended"); // before the end of its input can end it
-  const [typed, pinged] = await Promise.all([typing.finish(), pinging.finish()]);
+  const [typed, pinged] = await Promise.all([
+    typing.finish(),
+    pinging.finish(),
+  ]);
   assertEquals([typed.code, typed.stdout, typed.stderr], [130, "x", ""]);
   assertEquals([pinged.code, pinged.stderr], [130, ""]);
-  assertMatch(pinged.stdout, /\n1 sent, 1 received, 0% loss\nmin\/avg\/max\/mdev = .* ms\n$/);
+  assertMatch(
+    pinged.stdout,
+    /\n1 sent, 1 received, 0% loss\nmin\/avg\/max\/mdev = .* ms\n$/,
+  );
 });
 
-test("echo_tcp ends quietly when nobody reads its output any more", { ignore: missing("bash") }, async () => {
+test("echo_tcp ends quietly when nobody reads its output any more", {
+  ignore: missing("bash"),
+}, async () => {
   await using server = new Local();
   const shell = (line: string) =>
-    new Running("bash", ["-c", line, Deno.execPath(), `127.0.0.1:${server.port}`], { cwd: ROOT }).finish();
+    new Running("bash", [
+      "-c",
+      line,
+      Deno.execPath(),
+      `127.0.0.1:${server.port}`,
+    ], { cwd: ROOT }).finish();
   const client = `"$0" run -A echo_tcp.ts -c "$1"`;
   const [data, pings, help] = await soon(
     Promise.all([
@@ -1088,14 +1609,25 @@ test("echo_tcp ends quietly when nobody reads its output any more", { ignore: mi
     ]),
     "the answer",
   );
-  assertEquals([data.stdout.trim(), pings.stdout.trim(), help.stdout.trim()], ["5", "1", "1"]);
+  assertEquals([data.stdout.trim(), pings.stdout.trim(), help.stdout.trim()], [
+    "5",
+    "1",
+    "1",
+  ]);
   assertEquals([data.stderr, pings.stderr, help.stderr], ["", "", ""]);
 });
 
-test("echo_tcp says that its output cannot be written", { ignore: !LINUX || missing("bash") }, async () => {
+test("echo_tcp says that its output cannot be written", {
+  ignore: !LINUX || missing("bash"),
+}, async () => {
   await using server = new Local();
   const shell = (line: string) =>
-    new Running("bash", ["-c", line, Deno.execPath(), `127.0.0.1:${server.port}`], { cwd: ROOT }).finish();
+    new Running("bash", [
+      "-c",
+      line,
+      Deno.execPath(),
+      `127.0.0.1:${server.port}`,
+    ], { cwd: ROOT }).finish();
   const client = `"$0" run -A echo_tcp.ts -c "$1"`;
   for (
     const { code, stderr } of await soon(
@@ -1113,13 +1645,26 @@ test("echo_tcp says that its output cannot be written", { ignore: !LINUX || miss
 
 /** A process whose output is taken as far as its first line, and then waits for a reader. */
 async function unread(...args: string[]) {
-  const options = { cwd: ROOT, stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-  const child = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "echo_tcp.ts", ...args], ...options }).spawn();
-  const reader = child.stdout.getReader(), first = text((await soon(reader.read(), "the answer")).value!);
+  const options = {
+    cwd: ROOT,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  } as const;
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "echo_tcp.ts", ...args],
+    ...options,
+  }).spawn();
+  const reader = child.stdout.getReader(),
+    first = text((await soon(reader.read(), "the answer")).value!);
   reader.releaseLock();
   const ended = async () => {
     const { code } = await soon(child.status, "the end"); // its output is still not read
-    await Promise.all([child.stdout.cancel(), child.stderr.cancel(), child.stdin.close().catch(() => {})]);
+    await Promise.all([
+      child.stdout.cancel(),
+      child.stderr.cancel(),
+      child.stdin.close().catch(() => {}),
+    ]);
     return code;
   };
   return { child, first, ended };
@@ -1129,7 +1674,8 @@ test(
   "echo_tcp goes on serving when its log fills a pipe, and ends when it is told to",
   { ignore: !LINUX },
   async () => {
-    const { child, first, ended } = await unread("--port", "0"), port = Number(first.match(/:(\d+)\n/)![1]);
+    const { child, first, ended } = await unread("--port", "0"),
+      port = Number(first.match(/:(\d+)\n/)![1]);
     for (let i = 0; i < 4000; i++) {
       using conn = await soon(Deno.connect({ port }), `connection ${i}`);
       await soon(trip(conn), `answer ${i}`);
@@ -1139,20 +1685,25 @@ test(
   },
 );
 
-test("Ctrl-C ends a client whose output nobody takes", { ignore: !LINUX }, async () => {
-  let sent = 0;
-  await using server = hostile(async (conn) => {
-    const noise = new Uint8Array(65_536).fill(120), gone = () => 0;
-    while (await conn.write(noise).catch(gone)) sent++;
-  });
-  const { child, ended } = await unread("-c", server.at);
-  for (let before = -1; before !== sent; await delay(100)) before = sent; // until nothing moves any more
-  child.kill("SIGINT");
-  assertEquals(await ended(), 130);
-});
+test(
+  "Ctrl-C ends a client whose output nobody takes",
+  { ignore: !LINUX },
+  async () => {
+    let sent = 0;
+    await using server = hostile(async (conn) => {
+      const noise = new Uint8Array(65_536).fill(120), gone = () => 0;
+      while (await conn.write(noise).catch(gone)) sent++;
+    });
+    const { child, ended } = await unread("-c", server.at);
+    for (let before = -1; before !== sent; await delay(100)) before = sent; // until nothing moves any more
+    child.kill("SIGINT");
+    assertEquals(await ended(), 130);
+  },
+);
 
 test("echo_tcp goes on serving when nobody reads its log any more", async () => {
-  const { child, first } = await unread("--port", "0"), port = Number(first.match(/:(\d+)\n/)![1]);
+  const { child, first } = await unread("--port", "0"),
+    port = Number(first.match(/:(\d+)\n/)![1]);
   try {
     await Promise.all([child.stdout.cancel(), child.stdin.close()]);
     for (let i = 0; i < 20; i++) {
@@ -1161,7 +1712,10 @@ test("echo_tcp goes on serving when nobody reads its log any more", async () => 
     }
   } finally {
     child.kill("SIGTERM");
-    const [{ code }, stderr] = await soon(Promise.all([child.status, new Response(child.stderr).text()]), "the answer");
+    const [{ code }, stderr] = await soon(
+      Promise.all([child.status, new Response(child.stderr).text()]),
+      "the answer",
+    );
     assertEquals([code, stderr], [0, ""]);
   }
 });
@@ -1169,19 +1723,34 @@ test("echo_tcp goes on serving when nobody reads its log any more", async () => 
 /** Whether a program may do what is asked of it here: for `ignore`, where that takes rights of its own. */
 function barred(program: string, ...args: string[]): boolean {
   if (missing(program)) return true;
-  return !new Deno.Command(program, { args, stdout: "null", stderr: "null" }).outputSync().success;
+  return !new Deno.Command(program, { args, stdout: "null", stderr: "null" })
+    .outputSync().success;
 }
 
 test("echo_tcp goes on serving when the disk that its log is on is full", {
   ignore: !LINUX || barred("unshare", "-m", "true"),
 }, async () => {
   const folder = await Deno.makeTempDir();
-  const line = `mount -t tmpfs -o size=4k none "$1" && exec "$0" run -A echo_tcp.ts --port 0 > "$1/log"`;
-  await using shell = new Running("unshare", ["-m", "sh", "-c", line, Deno.execPath(), folder], { cwd: ROOT });
+  const line =
+    `mount -t tmpfs -o size=4k none "$1" && exec "$0" run -A echo_tcp.ts --port 0 > "$1/log"`;
+  await using shell = new Running("unshare", [
+    "-m",
+    "sh",
+    "-c",
+    line,
+    Deno.execPath(),
+    folder,
+  ], { cwd: ROOT });
   const log = `/proc/${shell.pid}/root${folder}/log`;
   let text = "";
-  const reading = async () => text = await Deno.readTextFile(log).catch(() => "");
-  await repeat(reading, () => /tcp:\/\/\S+:\d+\n/.test(text), "a port in the log", { seen: () => text });
+  const reading = async () =>
+    text = await Deno.readTextFile(log).catch(() => "");
+  await repeat(
+    reading,
+    () => /tcp:\/\/\S+:\d+\n/.test(text),
+    "a port in the log",
+    { seen: () => text },
+  );
   const port = Number(text.match(/tcp:\/\/\S+:(\d+)\n/)![1]);
   for (let i = 0; i < 200; i++) { // a line each of some 40 bytes
     using conn = await Deno.connect({ port });
@@ -1213,21 +1782,25 @@ for i in range(100): reset([lambda s: None, unread][i % 2])
 os.kill(pid, signal.SIGCONT)
 `;
 
-test("echo_tcp survives thousands of resets: before accept, in the middle, with data unread", {
-  ignore: !LINUX || missing("python3"),
-}, async () => {
-  await Promise.all([[], ["--max-connections", "1"]].map(async (args) => {
-    await using server = await serveProcess("echo_tcp", ["-q", ...args]);
-    const flood = ["-c", RESETS, `${server.port}`, `${server.pid}`, "3000"];
-    const { code, stderr } = await pipe("python3", flood, bytes(""));
-    assertEquals([code, stderr], [0, ""]);
-    using conn = await Deno.connect({ port: server.port });
-    await trip(conn);
-    server.kill();
-    const finished = await server.finish();
-    assertEquals([finished.code, finished.stderr], [0, ""]);
-  }));
-});
+test(
+  "echo_tcp survives thousands of resets: before accept, in the middle, with data unread",
+  {
+    ignore: !LINUX || missing("python3"),
+  },
+  async () => {
+    await Promise.all([[], ["--max-connections", "1"]].map(async (args) => {
+      await using server = await serveProcess("echo_tcp", ["-q", ...args]);
+      const flood = ["-c", RESETS, `${server.port}`, `${server.pid}`, "3000"];
+      const { code, stderr } = await pipe("python3", flood, bytes(""));
+      assertEquals([code, stderr], [0, ""]);
+      using conn = await Deno.connect({ port: server.port });
+      await trip(conn);
+      server.kill();
+      const finished = await server.finish();
+      assertEquals([finished.code, finished.stderr], [0, ""]);
+    }));
+  },
+);
 
 /** The processor time of a process, in seconds. */
 async function processorTime(pid: number): Promise<number> {
@@ -1237,39 +1810,64 @@ async function processorTime(pid: number): Promise<number> {
 
 /** The resident memory of a process, in bytes. */
 async function memory(pid: number): Promise<number> {
-  return 1024 * Number((await Deno.readTextFile(`/proc/${pid}/status`)).match(/VmRSS:\s+(\d+)/)![1]);
+  return 1024 *
+    Number(
+      (await Deno.readTextFile(`/proc/${pid}/status`)).match(
+        /VmRSS:\s+(\d+)/,
+      )![1],
+    );
 }
 
-test("echo_tcp waits while descriptors run out, and serves again as soon as some are freed", {
-  ignore: !LINUX || missing("prlimit"),
-}, async () => {
-  const args = ["--nofile=64", Deno.execPath(), "run", "-A", "echo_tcp.ts", "--port", "0"];
-  await using server = new Running("prlimit", args, { cwd: ROOT });
-  const port = Number((await server.until(/listening on tcp:\/\/\S+:(\d+)\n/))[1]);
-  const conns = await Promise.all(Array.from({ length: 100 }, () => Deno.connect({ port })));
-  const trips = conns.map((conn) => trip(conn));
-  trips.forEach((each) => each.catch(() => {}));
-  await server.until(/cannot accept: too many open files; trying again\n/);
-  const before = await processorTime(server.pid);
-  await delay(500); // not to wait for something: the time over which it may not spin
-  assertLess(await processorTime(server.pid) - before, 0.1, "it spins");
-  for (const [i, conn] of conns.entries()) { // each one that is closed makes room for another
-    await trips[i];
-    conn.close();
-  }
-  server.kill();
-  const { code, stdout, stderr } = await server.finish();
-  assertEquals([code, stdout.match(/cannot accept/g)?.length], [0, 1]);
-  assertNotMatch(stderr, /^echo_tcp|Uncaught|panicked/m);
-  assertMatch(stdout, /\nserved 100 connections, 1600 bytes\n$/);
-});
+test(
+  "echo_tcp waits while descriptors run out, and serves again as soon as some are freed",
+  {
+    ignore: !LINUX || missing("prlimit"),
+  },
+  async () => {
+    const args = [
+      "--nofile=64",
+      Deno.execPath(),
+      "run",
+      "-A",
+      "echo_tcp.ts",
+      "--port",
+      "0",
+    ];
+    await using server = new Running("prlimit", args, { cwd: ROOT });
+    const port = Number(
+      (await server.until(/listening on tcp:\/\/\S+:(\d+)\n/))[1],
+    );
+    const conns = await Promise.all(
+      Array.from({ length: 100 }, () => Deno.connect({ port })),
+    );
+    const trips = conns.map((conn) => trip(conn));
+    trips.forEach((each) => each.catch(() => {}));
+    await server.until(/cannot accept: too many open files; trying again\n/);
+    const before = await processorTime(server.pid);
+    await delay(500); // not to wait for something: the time over which it may not spin
+    assertLess(await processorTime(server.pid) - before, 0.1, "it spins");
+    for (const [i, conn] of conns.entries()) { // each one that is closed makes room for another
+      await trips[i];
+      conn.close();
+    }
+    server.kill();
+    const { code, stdout, stderr } = await server.finish();
+    assertEquals([code, stdout.match(/cannot accept/g)?.length], [0, 1]);
+    assertNotMatch(stderr, /^echo_tcp|Uncaught|panicked/m);
+    assertMatch(stdout, /\nserved 100 connections, 1600 bytes\n$/);
+  },
+);
 
-test("echo_tcp holds little for clients that never read, and serves others", { ignore: !LINUX }, async () => {
+test("echo_tcp holds little for clients that never read, and serves others", {
+  ignore: !LINUX,
+}, async () => {
   await using server = await serveProcess("echo_tcp", ["-q"]);
   using other = await Deno.connect({ port: server.port });
   await trip(other, random(3_000_000));
   const before = await memory(server.pid);
-  const conns = await Promise.all(Array.from({ length: 6 }, () => Deno.connect({ port: server.port })));
+  const conns = await Promise.all(
+    Array.from({ length: 6 }, () => Deno.connect({ port: server.port })),
+  );
   for (const conn of conns) await stuff(conn, other);
   assertLess(await memory(server.pid) - before, 30e6);
   server.kill("SIGKILL"); // it would wait for them
@@ -1296,45 +1894,81 @@ sys.stdin.read()
 trip(conns, lambda i: b"still %d" % i)
 `;
 
-const few = !LINUX || barred("sh", "-c", '[ "$(ulimit -Hn)" = unlimited ] || [ "$(ulimit -Hn)" -ge 6000 ]');
+const few = !LINUX ||
+  barred(
+    "sh",
+    "-c",
+    '[ "$(ulimit -Hn)" = unlimited ] || [ "$(ulimit -Hn)" -ge 6000 ]',
+  );
 
 test(
   "echo_tcp holds 5,000 connections at once, in little memory",
   { ignore: few || missing("python3") },
   async () => {
-    const prepared = ["-c", 'ulimit -n 6000; exec "$0" run -A echo_tcp.ts -q --port 0', Deno.execPath()];
+    const prepared = [
+      "-c",
+      'ulimit -n 6000; exec "$0" run -A echo_tcp.ts -q --port 0',
+      Deno.execPath(),
+    ];
     await using server = new Running("bash", prepared, { cwd: ROOT });
-    const port = Number((await server.until(/listening on tcp:\/\/\S+:(\d+)\n/))[1]);
+    const port = Number(
+      (await server.until(/listening on tcp:\/\/\S+:(\d+)\n/))[1],
+    );
     using one = await Deno.connect({ port });
     for (let i = 0; i < 100; i++) await trip(one);
     const before = await memory(server.pid);
-    await using crowd = new Running("python3", ["-c", CROWD, `${port}`, "5000"]);
+    await using crowd = new Running("python3", [
+      "-c",
+      CROWD,
+      `${port}`,
+      "5000",
+    ]);
     await crowd.until(/echoed 5000\n/);
-    assertLess((await memory(server.pid) - before) / 5000, 16_000, "bytes a connection");
+    assertLess(
+      (await memory(server.pid) - before) / 5000,
+      16_000,
+      "bytes a connection",
+    );
     assertEquals((await crowd.finish()).stderr, "");
     server.kill();
     assertEquals((await server.finish()).code, 0);
   },
 );
 
-test("echo_tcp probes peers that are silent", { ignore: !LINUX || missing("ss") }, async () => {
+test("echo_tcp probes peers that are silent", {
+  ignore: !LINUX || missing("ss"),
+}, async () => {
   await using server = new Local();
   using conn = await server.connect();
   await trip(conn);
-  const { stdout } = await new Deno.Command("ss", { args: ["-tnoH", `sport = :${server.port}`] }).output();
+  const { stdout } = await new Deno.Command("ss", {
+    args: ["-tnoH", `sport = :${server.port}`],
+  }).output();
   assertMatch(text(stdout), /ESTAB.*timer:\(keepalive,/);
 });
 
 test("echo_tcp serves where IPv6 is switched off", {
-  ignore: !LINUX || missing("ip") || missing("nsenter") || barred("unshare", "-n", "true"),
+  ignore: !LINUX || missing("ip") || missing("nsenter") ||
+    barred("unshare", "-n", "true"),
 }, async () => {
-  const off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up";
+  const off =
+    "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up";
   const line = `${off} && exec "$0" run -A echo_tcp.ts --port 7777`;
-  await using server = new Running("unshare", ["-n", "sh", "-c", line, Deno.execPath()], { cwd: ROOT });
+  await using server = new Running("unshare", [
+    "-n",
+    "sh",
+    "-c",
+    line,
+    Deno.execPath(),
+  ], { cwd: ROOT });
   await server.until(/^listening on tcp:\/\/(\[::\]|0\.0\.0\.0):7777\n/);
   const inside = ["-t", `${server.pid}`, "-n", Deno.execPath(), ...CLIENT];
   for (const host of ["127.0.0.1", "localhost"]) {
-    const { code, stdout, stderr } = await pipe("nsenter", [...inside, host], bytes("hello\n"));
+    const { code, stdout, stderr } = await pipe(
+      "nsenter",
+      [...inside, host],
+      bytes("hello\n"),
+    );
     assertEquals([code, text(stdout), stderr], [0, "hello\n", ""]);
   }
   const named = [
@@ -1356,19 +1990,31 @@ test("echo_tcp serves where IPv6 is switched off", {
   assertEquals((await server.finish()).code, 0);
 });
 
-test("several processes share a port with --reuse-port", { ignore: !LINUX }, async () => {
-  await using first = await serveProcess("echo_tcp", ["--reuse-port"]);
-  await using second = start("echo_tcp", ["--reuse-port", "--port", `${first.port}`]);
-  await second.until(/listening on .*\n/);
-  const conns = await Promise.all(Array.from({ length: 64 }, () => Deno.connect({ port: first.port })));
-  for (const conn of conns) await trip(conn);
-  for (const conn of conns) conn.close();
-  first.kill(), second.kill();
-  const ended = await Promise.all([first.finish(), second.finish()]);
-  const served = ended.map(({ stdout }) => Number(stdout.match(/\nserved (\d+) connections/)![1]));
-  assertEquals(served[0] + served[1], 64);
-  assert(served[0] > 0 && served[1] > 0, `${served}`);
-});
+test(
+  "several processes share a port with --reuse-port",
+  { ignore: !LINUX },
+  async () => {
+    await using first = await serveProcess("echo_tcp", ["--reuse-port"]);
+    await using second = start("echo_tcp", [
+      "--reuse-port",
+      "--port",
+      `${first.port}`,
+    ]);
+    await second.until(/listening on .*\n/);
+    const conns = await Promise.all(
+      Array.from({ length: 64 }, () => Deno.connect({ port: first.port })),
+    );
+    for (const conn of conns) await trip(conn);
+    for (const conn of conns) conn.close();
+    first.kill(), second.kill();
+    const ended = await Promise.all([first.finish(), second.finish()]);
+    const served = ended.map(({ stdout }) =>
+      Number(stdout.match(/\nserved (\d+) connections/)![1])
+    );
+    assertEquals(served[0] + served[1], 64);
+    assert(served[0] > 0 && served[1] > 0, `${served}`);
+  },
+);
 
 // The tools of the field
 
@@ -1390,9 +2036,12 @@ const tools: Record<string, (port: number) => string[]> = {
 };
 
 for (const [tool, args] of Object.entries(tools)) {
-  test(`3 MB go through ${tool} to echo_tcp and back`, { ignore: missing(tool) }, async () => {
+  test(`3 MB go through ${tool} to echo_tcp and back`, {
+    ignore: missing(tool),
+  }, async () => {
     await using server = new Local();
-    const message = random(3_000_000), { code, stdout } = await pipe(tool, args(server.port), message);
+    const message = random(3_000_000),
+      { code, stdout } = await pipe(tool, args(server.port), message);
     assertEquals(code, 0);
     assertSame(stdout, message);
   });
@@ -1401,31 +2050,61 @@ for (const [tool, args] of Object.entries(tools)) {
 test("3 MB go through echo_tcp -c to echo_tcp and back", async () => {
   await using server = new Local();
   const message = random(3_000_000), to = `127.0.0.1:${server.port}`;
-  const { code, stdout, stderr } = await pipe(Deno.execPath(), [...CLIENT, to], message);
+  const { code, stdout, stderr } = await pipe(
+    Deno.execPath(),
+    [...CLIENT, to],
+    message,
+  );
   assertEquals([code, stderr], [0, ""]);
   assertSame(stdout, message);
 });
 
-test("3 MB go through echo_tcp -c to socat and back", { ignore: missing("socat") }, async () => {
-  await using server = new Running("socat", ["-d", "-d", "-t", "10", "TCP-LISTEN:0,bind=127.0.0.1", "EXEC:cat"]);
-  const to = (await server.until(/listening on \S+ (127\.0\.0\.1:\d+)\n/, "stderr"))[1];
-  const message = random(3_000_000), { code, stdout, stderr } = await pipe(Deno.execPath(), [...CLIENT, to], message);
+test("3 MB go through echo_tcp -c to socat and back", {
+  ignore: missing("socat"),
+}, async () => {
+  await using server = new Running("socat", [
+    "-d",
+    "-d",
+    "-t",
+    "10",
+    "TCP-LISTEN:0,bind=127.0.0.1",
+    "EXEC:cat",
+  ]);
+  const to =
+    (await server.until(/listening on \S+ (127\.0\.0\.1:\d+)\n/, "stderr"))[1];
+  const message = random(3_000_000),
+    { code, stdout, stderr } = await pipe(
+      Deno.execPath(),
+      [...CLIENT, to],
+      message,
+    );
   assertEquals([code, stderr], [0, ""]);
   assertSame(stdout, message);
 });
 
 test("3 MB go through echo_tcp -c to inetd's own echo and back", {
-  ignore: !LINUX || missing("inetd") || missing("ip") || missing("nsenter") || barred("unshare", "-n", "true"),
+  ignore: !LINUX || missing("inetd") || missing("ip") || missing("nsenter") ||
+    barred("unshare", "-n", "true"),
 }, async () => {
   const config = await Deno.makeTempFile();
   try {
     await Deno.writeTextFile(config, "echo stream tcp nowait root internal\n");
     // Its port is 7: in a network of its own it is free.
     const shell = 'ip link set lo up && exec inetd -d -i "$0"';
-    await using inetd = new Running("unshare", ["-n", "sh", "-c", shell, config]);
+    await using inetd = new Running("unshare", [
+      "-n",
+      "sh",
+      "-c",
+      shell,
+      config,
+    ]);
     await inetd.until(/ADD.*echo/, "stderr");
-    const message = random(3_000_000), inside = ["-t", `${inetd.pid}`, "-n", Deno.execPath(), ...CLIENT];
-    const { code, stdout, stderr } = await pipe("nsenter", [...inside, "127.0.0.1:echo"], message);
+    const message = random(3_000_000),
+      inside = ["-t", `${inetd.pid}`, "-n", Deno.execPath(), ...CLIENT];
+    const { code, stdout, stderr } = await pipe("nsenter", [
+      ...inside,
+      "127.0.0.1:echo",
+    ], message);
     assertEquals([code, stderr], [0, ""]);
     assertSame(stdout, message);
   } finally {
@@ -1438,10 +2117,20 @@ test("what a server sends cannot drive the terminal of echo_tcp -c", {
 }, async () => {
   const evil = "\x1b[2J\x1b]0;owned\x07\x9b5i";
   await using server = hostile((conn) =>
-    receive(conn, 6).then(() => send(conn, Uint8Array.from(evil, (c) => c.charCodeAt(0))))
+    receive(conn, 6).then(() =>
+      send(conn, Uint8Array.from(evil, (c) => c.charCodeAt(0)))
+    )
   );
-  const line = `echo hello | "${Deno.execPath()}" run -A echo_tcp.ts -c ${server.at}`;
-  const { stdout } = await pipe("script", ["-qec", line, "/dev/null"], bytes(""));
+  const line =
+    `echo hello | "${Deno.execPath()}" run -A echo_tcp.ts -c ${server.at}`;
+  const { stdout } = await pipe(
+    "script",
+    ["-qec", line, "/dev/null"],
+    bytes(""),
+  );
   assertStringIncludes(text(stdout), "owned");
-  assert(!stdout.some((byte) => byte === 27 || byte === 7), JSON.stringify(text(stdout)));
+  assert(
+    !stdout.some((byte) => byte === 27 || byte === 7),
+    JSON.stringify(text(stdout)),
+  );
 });

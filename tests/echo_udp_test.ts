@@ -20,19 +20,67 @@ import {
   assertThrows,
 } from "jsr:@std/assert@^1";
 import { delay } from "jsr:@std/async@^1/delay";
-import { echo, main, ping, type PingOptions, serve as answer, type ServeOptions, talk } from "../echo_udp.ts";
-import { broadcasts, closed, Failure, formatAddress, listen, RoundTrips, sparing, unanswerable } from "../utils.ts";
-import { type Finished, missing, network, repeat, ROOT, run, Running, serve, soon, start, test } from "./helpers.ts";
+import {
+  echo,
+  main,
+  ping,
+  type PingOptions,
+  serve as answer,
+  type ServeOptions,
+  talk,
+} from "../echo_udp.ts";
+import {
+  broadcasts,
+  closed,
+  Failure,
+  formatAddress,
+  listen,
+  RoundTrips,
+  sparing,
+  unanswerable,
+} from "../utils.ts";
+import {
+  type Finished,
+  missing,
+  network,
+  repeat,
+  ROOT,
+  run,
+  Running,
+  serve,
+  soon,
+  start,
+  test,
+} from "./helpers.ts";
 
 const LINUX = Deno.build.os === "linux", WINDOWS = Deno.build.os === "windows";
 const ROOTED = !WINDOWS && Deno.uid() === 0;
-const LARGEST = 65_507, SIZES = [0, 1, 2, 1024, 1025, 1472, 1473, 1500, 1501, 8192, 9217, 32_768, 65_506, LARGEST];
+const LARGEST = 65_507,
+  SIZES = [
+    0,
+    1,
+    2,
+    1024,
+    1025,
+    1472,
+    1473,
+    1500,
+    1501,
+    8192,
+    9217,
+    32_768,
+    65_506,
+    LARGEST,
+  ];
 
 /** Whether no network namespace of one's own can be had, with its own loopback, ports and addresses. */
 function confined(): boolean {
-  if (!LINUX || !ROOTED || ["unshare", "nsenter", "ip"].some(missing)) return true;
+  if (!LINUX || !ROOTED || ["unshare", "nsenter", "ip"].some(missing)) {
+    return true;
+  }
   const args = ["-n", "sh", "-c", network("192.0.2.1/24")];
-  return !new Deno.Command("unshare", { args, stderr: "null" }).outputSync().success;
+  return !new Deno.Command("unshare", { args, stderr: "null" }).outputSync()
+    .success;
 }
 
 /** Whether there is no IPv6 here, as in many containers. */
@@ -46,20 +94,31 @@ function withoutIPv6(): boolean {
 }
 const NO_IPV6 = withoutIPv6();
 
-const bytesOf = (text: string) => Uint8Array.from(new TextEncoder().encode(text));
+const bytesOf = (text: string) =>
+  Uint8Array.from(new TextEncoder().encode(text));
 const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
 /** Bytes that no compression, text decoding or terminal leaves as they are. */
 function noise(size: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(size);
-  for (let i = 0; i < size; i += 65_536) crypto.getRandomValues(bytes.subarray(i, i + 65_536));
+  for (let i = 0; i < size; i += 65_536) {
+    crypto.getRandomValues(bytes.subarray(i, i + 65_536));
+  }
   return bytes;
 }
 
 /** As assertEquals, for many bytes: no endless difference is printed. */
-function assertSame(actual: Uint8Array, expected: Uint8Array, what = "the bytes"): void {
+function assertSame(
+  actual: Uint8Array,
+  expected: Uint8Array,
+  what = "the bytes",
+): void {
   assertEquals(actual.length, expected.length, `the length of ${what}`);
-  assertEquals(actual.findIndex((byte, i) => byte !== expected[i]), -1, `where ${what} differ`);
+  assertEquals(
+    actual.findIndex((byte, i) => byte !== expected[i]),
+    -1,
+    `where ${what} differ`,
+  );
 }
 
 /** A clock that can be put forward, in place of `performance.now`; `using` gives the true one back. */
@@ -87,7 +146,10 @@ class Peer implements Disposable {
     await this.socket.send(typeof what === "string" ? bytesOf(what) : what, to);
   }
   async receive(): Promise<[Uint8Array, Deno.NetAddr]> {
-    const [bytes, from] = await soon(this.socket.receive(this.#buffer), `a datagram at ${formatAddress(this.addr)}`);
+    const [bytes, from] = await soon(
+      this.socket.receive(this.#buffer),
+      `a datagram at ${formatAddress(this.addr)}`,
+    );
     return [bytes.slice(), from as Deno.NetAddr];
   }
   /** Sends something, and returns what comes back. */
@@ -109,38 +171,67 @@ class Peer implements Disposable {
   }
 }
 
-const at = (port: number, hostname = "127.0.0.1"): Deno.NetAddr => ({ transport: "udp", hostname, port });
+const at = (port: number, hostname = "127.0.0.1"): Deno.NetAddr => ({
+  transport: "udp",
+  hostname,
+  port,
+});
 
 /** The protocol alone, on a socket. */
 function echoing(hostname = "127.0.0.1") {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 }), done = echo(socket);
+  const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 }),
+    done = echo(socket);
   return {
     addr: socket.addr as Deno.NetAddr,
-    [Symbol.asyncDispose]: async () => (socket.close(), await soon(done, "echo's end")),
+    [Symbol.asyncDispose]:
+      async () => (socket.close(), await soon(done, "echo's end")),
   };
 }
 
 /** The server without a process. */
-function serving(hostname = "127.0.0.1", port = 0, options: Partial<ServeOptions> = {}) {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname, port }), stop = new AbortController();
+function serving(
+  hostname = "127.0.0.1",
+  port = 0,
+  options: Partial<ServeOptions> = {},
+) {
+  const socket = Deno.listenDatagram({ transport: "udp", hostname, port }),
+    stop = new AbortController();
   const lines: string[] = [];
   const log = (line: string) => void lines.push(line);
-  const done = answer({ sockets: [socket], signal: stop.signal, log, ...options });
+  const done = answer({
+    sockets: [socket],
+    signal: stop.signal,
+    log,
+    ...options,
+  });
   const end = () => (stop.abort(), soon(done, "the server's end"));
-  return { socket, addr: socket.addr as Deno.NetAddr, lines, end, [Symbol.asyncDispose]: async () => void await end() };
+  return {
+    socket,
+    addr: socket.addr as Deno.NetAddr,
+    lines,
+    end,
+    [Symbol.asyncDispose]: async () => void await end(),
+  };
 }
 
 type Reply = (bytes: Uint8Array) => Promise<unknown>;
 
 /** A server that answers as the test says; it is told the how-manieth datagram each is, from 1. */
-function acting(act: (datagram: Uint8Array, reply: Reply, n: number) => unknown, hostname = "127.0.0.1") {
+function acting(
+  act: (datagram: Uint8Array, reply: Reply, n: number) => unknown,
+  hostname = "127.0.0.1",
+) {
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   const received: Uint8Array[] = [], froms: Deno.NetAddr[] = [];
   const acts = async () => {
     for (const buffer = new Uint8Array(65_535);;) {
       const [bytes, from] = await socket.receive(buffer);
       received.push(bytes.slice()), froms.push(from as Deno.NetAddr);
-      await act(received.at(-1)!, (answer) => socket.send(answer, from), received.length);
+      await act(
+        received.at(-1)!,
+        (answer) => socket.send(answer, from),
+        received.length,
+      );
     }
   };
   const done = acts().catch((error) => {
@@ -157,11 +248,21 @@ function acting(act: (datagram: Uint8Array, reply: Reply, n: number) => unknown,
 
 /** A program, fed with bytes; gives back the bytes that it wrote. */
 async function feed(command: string, args: string[], input: Uint8Array) {
-  const options = { args, cwd: ROOT, stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+  const options = {
+    args,
+    cwd: ROOT,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  } as const;
   const child = new Deno.Command(command, options).spawn();
   const fed = ReadableStream.from([input]).pipeTo(child.stdin).catch(() => {});
   try {
-    const { code, stdout, stderr } = await soon(child.output(), `the end of ${command}`, { seconds: 20 });
+    const { code, stdout, stderr } = await soon(
+      child.output(),
+      `the end of ${command}`,
+      { seconds: 20 },
+    );
     await fed;
     return { code, stdout, stderr: textOf(stderr) };
   } catch (error) {
@@ -177,7 +278,10 @@ async function refused(...args: string[]) {
   const said: string[] = [], print = console.error;
   console.error = (line: string) => void said.push(line);
   try {
-    return { status: await soon(main(args), `an end of ${args}`), said: said.join("\n") };
+    return {
+      status: await soon(main(args), `an end of ${args}`),
+      said: said.join("\n"),
+    };
   } finally {
     console.error = print;
   }
@@ -185,7 +289,10 @@ async function refused(...args: string[]) {
 
 /** The end of a process that should end by itself; one that has begun to serve instead fails the test. */
 async function ended(running: Running): Promise<Finished> {
-  const serves = running.until(/listening on \S+/).then(([line]) => assert(false, `it is ${line}`), () => {});
+  const serves = running.until(/listening on \S+/).then(
+    ([line]) => assert(false, `it is ${line}`),
+    () => {},
+  );
   const end = running.finish();
   await soon(Promise.race([serves, end]), "an end");
   return await end;
@@ -199,10 +306,12 @@ function fake(receives: (() => Uint8Array)[], send: (n: number) => void) {
     addr,
     receive: () => {
       const next = receives.shift();
-      return Promise.resolve().then((): [Uint8Array<ArrayBuffer>, Deno.Addr] => {
-        if (!next) throw new Deno.errors.BadResource("closed");
-        return [next() as Uint8Array<ArrayBuffer>, at(50_000)];
-      });
+      return Promise.resolve().then(
+        (): [Uint8Array<ArrayBuffer>, Deno.Addr] => {
+          if (!next) throw new Deno.errors.BadResource("closed");
+          return [next() as Uint8Array<ArrayBuffer>, at(50_000)];
+        },
+      );
     },
     send: (bytes: Uint8Array) =>
       Promise.resolve().then(() => {
@@ -220,7 +329,9 @@ function fake(receives: (() => Uint8Array)[], send: (n: number) => void) {
 test("echo_udp does not end at the first empty datagram: it gives it back, and goes on", async () => {
   await using server = echoing();
   using peer = new Peer();
-  for (const text of ["before", "", "", "after"]) assertEquals(textOf(await peer.ask(text, server.addr)), text);
+  for (const text of ["before", "", "", "after"]) {
+    assertEquals(textOf(await peer.ask(text, server.addr)), text);
+  }
 });
 
 test("echo_udp does not cut a datagram at 1500 bytes", async () => {
@@ -234,26 +345,43 @@ test("echo_udp does not cut a datagram at 1500 bytes", async () => {
 
 // Sizes and families
 
-for (const [family, hostname, more] of [["IPv4", "127.0.0.1", []], ["IPv6", "::1", [65_508, 65_527]]] as const) {
+for (
+  const [family, hostname, more] of [["IPv4", "127.0.0.1", []], [
+    "IPv6",
+    "::1",
+    [65_508, 65_527],
+  ]] as const
+) {
   const ignore = family === "IPv6" && NO_IPV6;
-  test(`echo_udp gives back every size byte for byte over ${family}`, { ignore }, async () => {
+  test(`echo_udp gives back every size byte for byte over ${family}`, {
+    ignore,
+  }, async () => {
     await using server = serving(hostname);
     using peer = new Peer(hostname);
     for (const size of [...SIZES, ...more]) {
       const sent = noise(size);
       assertSame(await peer.ask(sent, server.addr), sent, `${size} bytes`);
     }
-    const { datagrams, bytes } = await server.end(), sizes = [...SIZES, ...more];
-    assertEquals({ datagrams, bytes }, { datagrams: sizes.length, bytes: sizes.reduce((a, b) => a + b) });
+    const { datagrams, bytes } = await server.end(),
+      sizes = [...SIZES, ...more];
+    assertEquals({ datagrams, bytes }, {
+      datagrams: sizes.length,
+      bytes: sizes.reduce((a, b) => a + b),
+    });
   });
 }
 
-test("echo_udp answers both families on one socket", { ignore: WINDOWS || NO_IPV6 }, async () => {
+test("echo_udp answers both families on one socket", {
+  ignore: WINDOWS || NO_IPV6,
+}, async () => {
   await using server = serving("::");
   using four = new Peer(), six = new Peer("::1");
   const { port } = server.addr;
   assertEquals(textOf(await four.ask("over IPv4", at(port))), "over IPv4");
-  assertEquals(textOf(await six.ask("over IPv6", at(port, "::1"))), "over IPv6");
+  assertEquals(
+    textOf(await six.ask("over IPv6", at(port, "::1"))),
+    "over IPv6",
+  );
   await server.end();
   const lines = server.lines.map((line) => line.replace(/ in .*/, "")).sort();
   assertEquals(lines, [
@@ -266,9 +394,13 @@ test("echo_udp answers each datagram once, in order, and to its sender alone", a
   await using server = echoing();
   const peers = Array.from({ length: 10 }, () => new Peer());
   try {
-    const texts = peers.map((_, p) => Array.from({ length: 20 }, (_, i) => `${p}:${i}`));
+    const texts = peers.map((_, p) =>
+      Array.from({ length: 20 }, (_, i) => `${p}:${i}`)
+    );
     for (let i = 0; i < 20; i++) {
-      for (const [p, peer] of peers.entries()) await peer.send(texts[p][i], server.addr);
+      for (const [p, peer] of peers.entries()) {
+        await peer.send(texts[p][i], server.addr);
+      }
     }
     for (const [p, peer] of peers.entries()) {
       const back = [];
@@ -294,11 +426,18 @@ test("echo_udp's protocol is said in 20 lines", async () => {
 test("echo_udp's protocol can be pasted into another program", async () => {
   const file = await Deno.makeTempFile({ suffix: ".ts" });
   try {
-    const program = `const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+    const program =
+      `const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
 console.log("port " + (socket.addr as Deno.NetAddr).port);
 await echo(socket);`;
     await Deno.writeTextFile(file, await lesson() + program);
-    await using running = new Running(Deno.execPath(), ["run", "-A", "--no-config", "--unstable-net", file]);
+    await using running = new Running(Deno.execPath(), [
+      "run",
+      "-A",
+      "--no-config",
+      "--unstable-net",
+      file,
+    ]);
     const [, port] = await running.until(/port (\d+)/);
     using peer = new Peer();
     assertEquals(textOf(await peer.ask("pasted", at(Number(port)))), "pasted");
@@ -313,12 +452,20 @@ test("echo_udp goes on receiving after a peer's reset", async () => {
   const reset = () => {
     throw new Deno.errors.ConnectionReset("an ICMP message came");
   };
-  const { socket, sent } = fake([reset, () => bytesOf("one"), reset, reset, () => bytesOf("two")], () => {});
+  const { socket, sent } = fake([
+    reset,
+    () => bytesOf("one"),
+    reset,
+    reset,
+    () => bytesOf("two"),
+  ], () => {});
   const failures: unknown[] = [];
   await echo(socket, undefined, (error) => failures.push(error));
   assertEquals(sent.map(textOf), ["one", "two"]);
   assertEquals(failures.length, 3);
-  failures.forEach((error) => assertInstanceOf(error, Deno.errors.ConnectionReset));
+  failures.forEach((error) =>
+    assertInstanceOf(error, Deno.errors.ConnectionReset)
+  );
 });
 
 test("echo_udp goes on after sends that fail", async () => {
@@ -329,19 +476,34 @@ test("echo_udp goes on after sends that fail", async () => {
     new Deno.errors.PermissionDenied("Permission denied (os error 13)"),
     new TypeError("Invalid argument (os error 22)"),
   ];
-  const receives = Array.from({ length: 50 }, (_, i) => () => bytesOf(`${i}`)), failures: unknown[] = [];
+  const receives = Array.from({ length: 50 }, (_, i) => () => bytesOf(`${i}`)),
+    failures: unknown[] = [];
   const { socket, sent } = fake(receives, (n) => {
     if (n <= 40) throw errors[n % errors.length];
   });
   await echo(socket, undefined, (error) => failures.push(error));
   assertEquals(failures.length, 40);
-  assertEquals(sent.map(textOf), ["40", "41", "42", "43", "44", "45", "46", "47", "48", "49"]);
+  assertEquals(sent.map(textOf), [
+    "40",
+    "41",
+    "42",
+    "43",
+    "44",
+    "45",
+    "46",
+    "47",
+    "48",
+    "49",
+  ]);
 });
 
 test("echo_udp ends though a send goes on waiting", async () => {
   const asked = Promise.withResolvers<void>(), stop = new AbortController();
   const receives = [() => bytesOf("x")];
-  const { socket } = fake(receives, () => (asked.resolve(), new Promise<never>(() => {})));
+  const { socket } = fake(
+    receives,
+    () => (asked.resolve(), new Promise<never>(() => {})),
+  );
   const ending = answer({ sockets: [socket], signal: stop.signal });
   await soon(asked.promise, "the answer");
   stop.abort();
@@ -355,13 +517,26 @@ test("echo_udp -n goes on where a send fails, and says so in the end", async () 
   const unreachable = new Error("Network is unreachable (os error 101)");
   const socket = {
     receive: (buffer?: Uint8Array) => peer.socket.receive(buffer),
-    send: (bytes: Uint8Array, to: Deno.Addr) => ++n === 2 ? Promise.reject(unreachable) : peer.socket.send(bytes, to),
+    send: (bytes: Uint8Array, to: Deno.Addr) =>
+      ++n === 2 ? Promise.reject(unreachable) : peer.socket.send(bytes, to),
     close: () => peer.socket.close(),
   };
   const trips = new RoundTrips(), { signal } = new AbortController();
-  const given = { count: 4, size: 64, interval: 5, timeout: 100, log: () => Promise.resolve() };
-  const error = await assertRejects(() => ping({ socket, to: server.addr, signal, trips, ...given }), Error);
-  assertEquals([`${trips}`.split("\n")[0], error], ["4 sent, 3 received, 25% loss", unreachable]);
+  const given = {
+    count: 4,
+    size: 64,
+    interval: 5,
+    timeout: 100,
+    log: () => Promise.resolve(),
+  };
+  const error = await assertRejects(
+    () => ping({ socket, to: server.addr, signal, trips, ...given }),
+    Error,
+  );
+  assertEquals([`${trips}`.split("\n")[0], error], [
+    "4 sent, 3 received, 25% loss",
+    unreachable,
+  ]);
 });
 
 test("echo_udp -c does not take junk for the answers that are missing", async () => {
@@ -381,7 +556,11 @@ test("echo_udp logs failing sends at most once a second", async () => {
     throw new Error("Message too long (os error 90)");
   });
   const lines: string[] = [], stop = new AbortController();
-  const done = answer({ sockets: [socket], signal: stop.signal, log: (line) => void lines.push(line) });
+  const done = answer({
+    sockets: [socket],
+    signal: stop.signal,
+    log: (line) => void lines.push(line),
+  });
   setTimeout(() => stop.abort());
   await done;
   const complaints = lines.filter((line) => line.includes("message too long"));
@@ -392,10 +571,14 @@ test("echo_udp logs failing sends at most once a second", async () => {
 });
 
 test("echo_udp counts as answered only what was sent back", async () => {
-  const { socket } = fake(Array.from({ length: 10 }, () => () => bytesOf("four")), (n) => {
-    if (n <= 7) throw new Error("Message too long (os error 90)");
-  });
-  const stop = new AbortController(), done = answer({ sockets: [socket], signal: stop.signal });
+  const { socket } = fake(
+    Array.from({ length: 10 }, () => () => bytesOf("four")),
+    (n) => {
+      if (n <= 7) throw new Error("Message too long (os error 90)");
+    },
+  );
+  const stop = new AbortController(),
+    done = answer({ sockets: [socket], signal: stop.signal });
   setTimeout(() => stop.abort());
   assertEquals(await done, { datagrams: 3, bytes: 12 });
 });
@@ -409,16 +592,24 @@ test("echo_udp survives thousands of peers that are gone before the answer comes
     peer[Symbol.dispose]();
   }
   using peer = new Peer();
-  assertEquals(textOf(await asks(peer, "still there", at(server.port))), "still there");
+  assertEquals(
+    textOf(await asks(peer, "still there", at(server.port))),
+    "still there",
+  );
   assertEquals(server.stderr, "");
   assertLessOrEqual(server.stdout.split("\n").length, mostLines(started));
 });
 
 /** How much a server may have logged since then: a hundred peers in three seconds. */
-const mostLines = (started: number) => 100 * (2 + (performance.now() - started) / 3000);
+const mostLines = (started: number) =>
+  100 * (2 + (performance.now() - started) / 3000);
 
 /** Asks again until it is answered: the queue of a server that was flooded may be full. */
-async function asks(peer: Peer, text: string, to: Deno.NetAddr): Promise<Uint8Array> {
+async function asks(
+  peer: Peer,
+  text: string,
+  to: Deno.NetAddr,
+): Promise<Uint8Array> {
   let answered = false;
   const asking = setInterval(() => answered || peer.send(text, to), 100);
   try {
@@ -430,49 +621,79 @@ async function asks(peer: Peer, text: string, to: Deno.NetAddr): Promise<Uint8Ar
 
 /** The resident memory of a process, in bytes. */
 async function resident(pid: number): Promise<number> {
-  const [, kib] = (await Deno.readTextFile(`/proc/${pid}/status`)).match(/VmRSS:\s*(\d+) kB/)!;
+  const [, kib] = (await Deno.readTextFile(`/proc/${pid}/status`)).match(
+    /VmRSS:\s*(\d+) kB/,
+  )!;
   return Number(kib) * 1024;
 }
 
-test("echo_udp answers after a flood, in bounded memory and with a bounded log", { ignore: !LINUX }, async () => {
-  await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
-  using first = new Peer();
-  const to = at(server.port), started = performance.now();
-  await first.ask("warm", to);
-  const before = await resident(server.pid), payload = noise(1000);
-  for (let round = 0; round < 15; round++) { // 3,000 peers, 30,000 datagrams
-    const peers = Array.from({ length: 200 }, () => new Peer());
-    for (let i = 0; i < 10; i++) await Promise.all(peers.map((peer) => peer.send(payload, to)));
-    for (const peer of peers) peer[Symbol.dispose]();
-  }
-  using peer = new Peer();
-  assertEquals(textOf(await asks(peer, "after the flood", to)), "after the flood");
-  assertLess(await resident(server.pid) - before, 64 * 1024 * 1024);
-  server.kill("SIGTERM");
-  const { code, stdout, stderr } = await server.finish();
-  assertEquals({ code, stderr }, { code: 0, stderr: "" });
-  assertLessOrEqual(stdout.split("\n").length, mostLines(started));
-  assertMatch(stdout, /\nanswered \d{3,} datagrams, \d+ bytes\n$/);
-});
+test(
+  "echo_udp answers after a flood, in bounded memory and with a bounded log",
+  { ignore: !LINUX },
+  async () => {
+    await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
+    using first = new Peer();
+    const to = at(server.port), started = performance.now();
+    await first.ask("warm", to);
+    const before = await resident(server.pid), payload = noise(1000);
+    for (let round = 0; round < 15; round++) { // 3,000 peers, 30,000 datagrams
+      const peers = Array.from({ length: 200 }, () => new Peer());
+      for (let i = 0; i < 10; i++) {
+        await Promise.all(
+          peers.map((peer) => peer.send(payload, to)),
+        );
+      }
+      for (const peer of peers) peer[Symbol.dispose]();
+    }
+    using peer = new Peer();
+    assertEquals(
+      textOf(await asks(peer, "after the flood", to)),
+      "after the flood",
+    );
+    assertLess(await resident(server.pid) - before, 64 * 1024 * 1024);
+    server.kill("SIGTERM");
+    const { code, stdout, stderr } = await server.finish();
+    assertEquals({ code, stderr }, { code: 0, stderr: "" });
+    assertLessOrEqual(stdout.split("\n").length, mostLines(started));
+    assertMatch(stdout, /\nanswered \d{3,} datagrams, \d+ bytes\n$/);
+  },
+);
 
 test("echo_udp goes on when the disk that holds its log is full", {
   ignore: confined() || missing("mount"),
 }, async () => {
   const folder = await Deno.makeTempDir();
-  const script = `mount -t tmpfs -o size=8k tmpfs "$0" && exec 3>&1 >>"$0/log" || exit
+  const script =
+    `mount -t tmpfs -o size=8k tmpfs "$0" && exec 3>&1 >>"$0/log" || exit
 fill() {
   for i in $(seq 1000); do grep -qs listening "$0/log" && break; sleep 0.01; done
   cat "$0/log" >&3; head -c 20000 /dev/zero 2>&3
 }
 fill & exec "$@" 3>&-`;
-  const command = [Deno.execPath(), ...ECHO_UDP, "--host", "127.0.0.1", "--port", "0"];
+  const command = [
+    Deno.execPath(),
+    ...ECHO_UDP,
+    "--host",
+    "127.0.0.1",
+    "--port",
+    "0",
+  ];
   try {
-    await using server = new Running("unshare", ["-m", "sh", "-c", script, folder, ...command], { cwd: ROOT });
+    await using server = new Running("unshare", [
+      "-m",
+      "sh",
+      "-c",
+      script,
+      folder,
+      ...command,
+    ], { cwd: ROOT });
     const [, port] = await server.until(/:(\d+)\n[^]*No space left/);
     const to = at(Number(port));
     using own = new Peer("127.0.0.2", to.port), peer = new Peer();
     await own.send("is not answered, which is logged", to);
-    for (const text of ["still", "there"]) assertEquals(textOf(await peer.ask(text, to)), text);
+    for (const text of ["still", "there"]) {
+      assertEquals(textOf(await peer.ask(text, to)), text);
+    }
     server.kill("SIGTERM");
     const { code, stderr } = await server.finish();
     assertNotMatch(stderr, /^ +at /m);
@@ -485,17 +706,43 @@ fill & exec "$@" 3>&-`;
 // Loop guards
 
 test("echo_udp knows who must not be answered", () => {
-  const own = 7777, peer = (hostname: string, port = 50_000) => unanswerable(at(port, hostname), own);
+  const own = 7777,
+    peer = (hostname: string, port = 50_000) =>
+      unanswerable(at(port, hostname), own);
   for (const port of [7, 9, 13, 17, 19, 37]) {
     assertMatch(peer("192.0.2.1", port)!, new RegExp(`port ${port}\\b`));
     assert(peer("2001:db8::1", port));
     assert(peer("127.0.0.1", port));
   }
-  for (const host of ["127.0.0.1", "127.0.0.2", "192.0.2.1", "::1", "2001:db8::1", "::ffff:192.0.2.1"]) {
+  for (
+    const host of [
+      "127.0.0.1",
+      "127.0.0.2",
+      "192.0.2.1",
+      "::1",
+      "2001:db8::1",
+      "::ffff:192.0.2.1",
+    ]
+  ) {
     assert(peer(host, own), `${host} has our own port`);
   }
-  const many = ["224.0.0.1", "232.1.2.3", "239.255.255.255", "255.255.255.255", "0.0.0.0", "0.1.2.3"];
-  for (const host of [...many, ...many.map((host) => `::ffff:${host}`), "ff02::1", "FF05::2", "ff0e::101"]) {
+  const many = [
+    "224.0.0.1",
+    "232.1.2.3",
+    "239.255.255.255",
+    "255.255.255.255",
+    "0.0.0.0",
+    "0.1.2.3",
+  ];
+  for (
+    const host of [
+      ...many,
+      ...many.map((host) => `::ffff:${host}`),
+      "ff02::1",
+      "FF05::2",
+      "ff0e::101",
+    ]
+  ) {
     assert(peer(host), `${host} is not one machine`);
   }
   assert(peer("192.0.2.1", 0), "nobody has port 0");
@@ -509,19 +756,35 @@ test("echo_udp knows who must not be answered", () => {
     "fe80::1",
     "2001:db8::ff",
   ];
-  for (const host of [...single, "::ffff:192.0.2.1", "fd00::1", "255.1.1.1"]) assertEquals(peer(host), undefined, host);
-  for (const port of [1, 8, 53, 70, 1024, 7776, 7778, 65_535]) assertEquals(peer("192.0.2.1", port), undefined);
+  for (const host of [...single, "::ffff:192.0.2.1", "fd00::1", "255.1.1.1"]) {
+    assertEquals(peer(host), undefined, host);
+  }
+  for (const port of [1, 8, 53, 70, 1024, 7776, 7778, 65_535]) {
+    assertEquals(peer("192.0.2.1", port), undefined);
+  }
 });
 
 test("the broadcast addresses of networks are known, of whatever size they are", () => {
-  const at = (address: string, netmask: string, family: "IPv4" | "IPv6" = "IPv4") => ({ address, netmask, family });
+  const at = (
+    address: string,
+    netmask: string,
+    family: "IPv4" | "IPv6" = "IPv4",
+  ) => ({ address, netmask, family });
   const ones = [
     at("192.168.1.20", "255.255.255.0"),
     at("10.9.0.1", "255.255.0.0"),
     at("192.0.2.77", "255.255.255.192"),
   ];
-  assertEquals(broadcasts(ones), ["192.168.1.255", "10.9.255.255", "192.0.2.127"]);
-  const none = [at("10.0.0.0", "255.255.255.254"), at("10.0.0.7", "255.255.255.255"), at("::1", "ffff::", "IPv6")];
+  assertEquals(broadcasts(ones), [
+    "192.168.1.255",
+    "10.9.255.255",
+    "192.0.2.127",
+  ]);
+  const none = [
+    at("10.0.0.0", "255.255.255.254"),
+    at("10.0.0.7", "255.255.255.255"),
+    at("::1", "ffff::", "IPv6"),
+  ];
   assertEquals(broadcasts(none), []);
 });
 
@@ -530,7 +793,9 @@ test("echo_udp does not answer the broadcast address of loopback", () => {
   assert(unanswerable(at(50_000, "::ffff:127.255.255.255"), 7777));
 });
 
-test("echo_udp does not answer ports that would answer in turn", { ignore: !LINUX || !ROOTED }, async () => {
+test("echo_udp does not answer ports that would answer in turn", {
+  ignore: !LINUX || !ROOTED,
+}, async () => {
   await using server = serving();
   using honest = new Peer();
   for (const port of [7, 9, 13, 17, 19, 37]) {
@@ -540,10 +805,15 @@ test("echo_udp does not answer ports that would answer in turn", { ignore: !LINU
     await talkative.nothing();
   }
   assertEquals(await server.end(), { datagrams: 6, bytes: 12 });
-  assertEquals(server.lines[0], "127.0.0.77:7 not answered: port 7 would answer in turn");
+  assertEquals(
+    server.lines[0],
+    "127.0.0.77:7 not answered: port 7 would answer in turn",
+  );
 });
 
-test("echo_udp does not answer its own port number on another address", { ignore: !LINUX }, async () => {
+test("echo_udp does not answer its own port number on another address", {
+  ignore: !LINUX,
+}, async () => {
   await using server = serving();
   const { port } = server.addr;
   using own = new Peer("127.0.0.2", port), honest = new Peer();
@@ -551,10 +821,15 @@ test("echo_udp does not answer its own port number on another address", { ignore
   assertEquals(textOf(await honest.ask("me", server.addr)), "me");
   await own.nothing();
   assertEquals(await server.end(), { datagrams: 1, bytes: 2 });
-  assertEquals(server.lines[0], `127.0.0.2:${port} not answered: it has our own port, and would answer in turn`);
+  assertEquals(
+    server.lines[0],
+    `127.0.0.2:${port} not answered: it has our own port, and would answer in turn`,
+  );
 });
 
-test("two echo_udp servers on one port are not set on each other", { ignore: !LINUX }, async () => {
+test("two echo_udp servers on one port are not set on each other", {
+  ignore: !LINUX,
+}, async () => {
   await using one = serving();
   await using two = serving("127.0.0.2", one.addr.port);
   await two.socket.send(bytesOf("forged"), one.addr); // as one forged datagram would
@@ -564,7 +839,9 @@ test("two echo_udp servers on one port are not set on each other", { ignore: !LI
   assertEquals(await two.end(), { datagrams: 0, bytes: 0 });
 });
 
-test("echo_udp says at most once a second whom it does not answer", { ignore: !LINUX }, async () => {
+test("echo_udp says at most once a second whom it does not answer", {
+  ignore: !LINUX,
+}, async () => {
   using time = clock();
   await using server = serving();
   using own = new Peer("127.0.0.2", server.addr.port), honest = new Peer();
@@ -576,12 +853,17 @@ test("echo_udp says at most once a second whom it does not answer", { ignore: !L
   await server.end();
   const lines = server.lines.filter((line) => line.includes("not answered"));
   assertEquals(lines.length, 3);
-  assertEquals(lines.map((line) => line.match(/\(and (\d+) more\)/)?.[1]), [undefined, "99", "99"]);
+  assertEquals(lines.map((line) => line.match(/\(and (\d+) more\)/)?.[1]), [
+    undefined,
+    "99",
+    "99",
+  ]);
 });
 
 test("a sparing log says how much it left out, and starts anew after its time", () => {
   using time = clock();
-  const lines: string[] = [], log = sparing(1000, (line) => void lines.push(line));
+  const lines: string[] = [],
+    log = sparing(1000, (line) => void lines.push(line));
   log("a"), log("b"), log("c");
   time.advance(1001);
   log("d");
@@ -613,15 +895,35 @@ test("echo_udp does not answer forged datagrams, from itself or from many", {
 }, async () => {
   const shell = `${network("10.9.0.1/26")} && exec "$0" "$@"`;
   const command = [Deno.execPath(), ...ECHO_UDP, "--port", "7777"];
-  await using server = new Running("unshare", ["-n", "sh", "-c", shell, ...command], { cwd: ROOT });
+  await using server = new Running("unshare", [
+    "-n",
+    "sh",
+    "-c",
+    shell,
+    ...command,
+  ], { cwd: ROOT });
   await server.until(/listening on .*\n/);
   const inside = ["-t", `${server.pid}`, "-n", "python3", "-c", FORGE, "7777"];
-  const { code, stdout, stderr } = await feed("nsenter", inside, new Uint8Array());
-  assertEquals({ code, stdout: textOf(stdout), stderr }, { code: 0, stdout: "me\n", stderr: "" });
+  const { code, stdout, stderr } = await feed(
+    "nsenter",
+    inside,
+    new Uint8Array(),
+  );
+  assertEquals({ code, stdout: textOf(stdout), stderr }, {
+    code: 0,
+    stdout: "me\n",
+    stderr: "",
+  });
   server.kill("SIGTERM");
   const finished = await server.finish();
-  assertEquals({ code: finished.code, stderr: finished.stderr }, { code: 0, stderr: "" });
-  assertMatch(finished.stdout, /^127\.0\.0\.1:7777 not answered: it has our own port, and would answer in turn$/m);
+  assertEquals({ code: finished.code, stderr: finished.stderr }, {
+    code: 0,
+    stderr: "",
+  });
+  assertMatch(
+    finished.stdout,
+    /^127\.0\.0\.1:7777 not answered: it has our own port, and would answer in turn$/m,
+  );
   assertMatch(finished.stdout, /\nanswered 1 datagram, 2 bytes\n$/);
 });
 
@@ -634,16 +936,34 @@ test(
     for (const signal of ["SIGINT", "SIGTERM"] as const) {
       await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
       using one = new Peer(), two = new Peer();
-      for (const text of ["abc", "", "defgh"]) await one.ask(text, at(server.port));
+      for (const text of ["abc", "", "defgh"]) {
+        await one.ask(text, at(server.port));
+      }
       await two.ask("x".repeat(2000), at(server.port));
       server.kill(signal);
       const { code, stdout, stderr } = await server.finish();
       const lines = stdout.split("\n");
-      assertEquals({ code, stderr, lines: lines.length }, { code: 0, stderr: "", lines: 5 });
+      assertEquals({ code, stderr, lines: lines.length }, {
+        code: 0,
+        stderr: "",
+        lines: 5,
+      });
       assertEquals(lines[0], `listening on udp://127.0.0.1:${server.port}`);
-      const peers = lines.slice(1, 3).sort((a) => a.includes(`:${one.addr.port} `) ? -1 : 1);
-      assertMatch(peers[0], new RegExp(`^127.0.0.1:${one.addr.port} 3 datagrams, 8 bytes in \\d+\\.\\d{3} s$`));
-      assertMatch(peers[1], new RegExp(`^127.0.0.1:${two.addr.port} 1 datagram, 2000 bytes in \\d+\\.\\d{3} s$`));
+      const peers = lines.slice(1, 3).sort((a) =>
+        a.includes(`:${one.addr.port} `) ? -1 : 1
+      );
+      assertMatch(
+        peers[0],
+        new RegExp(
+          `^127.0.0.1:${one.addr.port} 3 datagrams, 8 bytes in \\d+\\.\\d{3} s$`,
+        ),
+      );
+      assertMatch(
+        peers[1],
+        new RegExp(
+          `^127.0.0.1:${two.addr.port} 1 datagram, 2000 bytes in \\d+\\.\\d{3} s$`,
+        ),
+      );
       assertEquals(lines.slice(3), ["answered 4 datagrams, 2008 bytes", ""]);
     }
   },
@@ -666,37 +986,66 @@ test("echo_udp logs a peer once it is silent, and anew when it comes back", asyn
   await peer.ask("three", server.addr);
   await server.end();
   assertEquals(lines.length, 2);
-  assertMatch(lines[1], new RegExp(`^${name} 1 datagram, 5 bytes in 0\\.000 s$`));
+  assertMatch(
+    lines[1],
+    new RegExp(`^${name} 1 datagram, 5 bytes in 0\\.000 s$`),
+  );
 });
 
 test("echo_udp logs a peer that never falls silent once a minute", async () => {
   using time = clock();
   const lines: string[] = [];
-  await using server = serving("127.0.0.1", 0, { log: (line) => lines.push(line) });
+  await using server = serving("127.0.0.1", 0, {
+    log: (line) => lines.push(line),
+  });
   using peer = new Peer();
   await peer.ask("one", server.addr);
   time.advance(60_000);
-  await repeat(() => peer.ask("again", server.addr), () => lines.length > 0, "the peer's line");
+  await repeat(
+    () => peer.ask("again", server.addr),
+    () => lines.length > 0,
+    "the peer's line",
+  );
   assertMatch(
     lines[0],
-    new RegExp(`^127\\.0\\.0\\.1:${peer.addr.port} \\d+ datagrams, \\d+ bytes in 6\\d\\.\\d{3} s$`),
+    new RegExp(
+      `^127\\.0\\.0\\.1:${peer.addr.port} \\d+ datagrams, \\d+ bytes in 6\\d\\.\\d{3} s$`,
+    ),
   );
 });
 
-test("echo_udp says that anyone is answered where others can reach it, and how", { ignore: confined() }, async () => {
-  const command = [Deno.execPath(), ...ECHO_UDP, "--port", "7777"];
-  const shell = `${network("192.168.1.20/24")} && exec "$0" "$@"`;
-  await using server = new Running("unshare", ["-n", "sh", "-c", shell, ...command], { cwd: ROOT });
-  await server.until(/whoever.*\n/);
-  const lines = server.stdout.trimEnd().split("\n");
-  assertMatch(lines[0], /^listening on udp:\/\/(\[::\]|0\.0\.0\.0):7777$/);
-  assertEquals(lines[1], "from the local network: udp://192.168.1.20:7777");
-  assertMatch(lines[2], /^whoever reaches this port is answered/);
-  assertEquals(lines.length, 3);
-});
+test(
+  "echo_udp says that anyone is answered where others can reach it, and how",
+  { ignore: confined() },
+  async () => {
+    const command = [Deno.execPath(), ...ECHO_UDP, "--port", "7777"];
+    const shell = `${network("192.168.1.20/24")} && exec "$0" "$@"`;
+    await using server = new Running("unshare", [
+      "-n",
+      "sh",
+      "-c",
+      shell,
+      ...command,
+    ], { cwd: ROOT });
+    await server.until(/whoever.*\n/);
+    const lines = server.stdout.trimEnd().split("\n");
+    assertMatch(lines[0], /^listening on udp:\/\/(\[::\]|0\.0\.0\.0):7777$/);
+    assertEquals(lines[1], "from the local network: udp://192.168.1.20:7777");
+    assertMatch(lines[2], /^whoever reaches this port is answered/);
+    assertEquals(lines.length, 3);
+  },
+);
 
 test("echo_udp does not ask for what it may do without: the address in the local network", async () => {
-  const may = ["run", "--no-prompt", "--unstable-net", "--allow-net", "echo_udp.ts", "--port", "0"];
+  const may = [
+    "run",
+    "--no-prompt",
+    "--unstable-net",
+    "--allow-net",
+    "echo_udp.ts",
+    "--port",
+    "0",
+  ];
   await using server = new Running(Deno.execPath(), may, { cwd: ROOT });
   await server.until(/whoever.*\n/);
   assertEquals(server.stdout.split("\n").length, 3);
@@ -704,13 +1053,21 @@ test("echo_udp does not ask for what it may do without: the address in the local
 });
 
 for (const host of ["127.0.0.1", "::1", "localhost", "127.0.0.9"]) {
-  test(`echo_udp prints no warning when only this machine reaches it, by ${host}`, {
-    ignore: WINDOWS || host === "::1" && NO_IPV6 || host === "127.0.0.9" && !LINUX,
-  }, async () => {
-    await using server = await serve("echo_udp", ["--host", host]);
-    const { stdout } = await interrupted(server);
-    assertMatch(stdout, /^listening on udp:\/\/(127\.0\.0\.\d|\[::1\]):\d+\nanswered 0 datagrams, 0 bytes\n$/);
-  });
+  test(
+    `echo_udp prints no warning when only this machine reaches it, by ${host}`,
+    {
+      ignore: WINDOWS || host === "::1" && NO_IPV6 ||
+        host === "127.0.0.9" && !LINUX,
+    },
+    async () => {
+      await using server = await serve("echo_udp", ["--host", host]);
+      const { stdout } = await interrupted(server);
+      assertMatch(
+        stdout,
+        /^listening on udp:\/\/(127\.0\.0\.\d|\[::1\]):\d+\nanswered 0 datagrams, 0 bytes\n$/,
+      );
+    },
+  );
 }
 
 /** Ends a server by Ctrl-C. */
@@ -719,18 +1076,27 @@ async function interrupted(server: Running): Promise<Finished> {
   return await server.finish();
 }
 
-test("echo_udp --quiet prints the first line only", { ignore: WINDOWS }, async () => {
-  for (const host of ["127.0.0.1", "::"]) {
-    await using server = await serve("echo_udp", ["--quiet", "--host", host]);
-    using peer = new Peer();
-    await peer.ask("hello", at(server.port));
-    const { code, stdout, stderr } = await interrupted(server);
-    assertEquals({ code, stderr }, { code: 0, stderr: "" });
-    assertEquals(stdout, `listening on udp://${host === "::" ? "[::]" : host}:${server.port}\n`);
-  }
-});
+test(
+  "echo_udp --quiet prints the first line only",
+  { ignore: WINDOWS },
+  async () => {
+    for (const host of ["127.0.0.1", "::"]) {
+      await using server = await serve("echo_udp", ["--quiet", "--host", host]);
+      using peer = new Peer();
+      await peer.ask("hello", at(server.port));
+      const { code, stdout, stderr } = await interrupted(server);
+      assertEquals({ code, stderr }, { code: 0, stderr: "" });
+      assertEquals(
+        stdout,
+        `listening on udp://${host === "::" ? "[::]" : host}:${server.port}\n`,
+      );
+    }
+  },
+);
 
-test("echo_udp gives back what it had received when it is told to end", { ignore: !LINUX }, async () => {
+test("echo_udp gives back what it had received when it is told to end", {
+  ignore: !LINUX,
+}, async () => {
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
     using peer = new Peer();
@@ -738,7 +1104,9 @@ test("echo_udp gives back what it had received when it is told to end", { ignore
     for (let i = 0; i < 50; i++) await peer.send(`${i}`, at(server.port));
     server.kill(signal);
     server.kill("SIGCONT");
-    for (let i = 0; i < 50; i++) assertEquals(textOf((await peer.receive())[0]), `${i}`);
+    for (let i = 0; i < 50; i++) {
+      assertEquals(textOf((await peer.receive())[0]), `${i}`);
+    }
     const { code, stdout, stderr } = await server.finish();
     assertEquals({ code, stderr }, { code: 0, stderr: "" });
     assertMatch(stdout, /\nanswered 50 datagrams, 90 bytes\n$/);
@@ -769,44 +1137,61 @@ test("echo_udp ends within 5 s though datagrams keep coming", async () => {
   }
 });
 
-test("echo_udp ends at once at a second signal", { ignore: WINDOWS }, async () => {
-  // The first one is followed by datagrams, which keep the server; each attempt but the rarest ends with the second.
-  for (let attempt = 1;; attempt++) {
-    await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
-    using peer = new Peer();
-    let over = false;
-    server.kill("SIGINT");
-    const end = server.finish().finally(() => over = true);
-    while (!over) {
-      await Promise.race([peer.ask("busy", at(server.port)), end]).catch(() => {});
-      if (!over) server.kill("SIGINT");
+test(
+  "echo_udp ends at once at a second signal",
+  { ignore: WINDOWS },
+  async () => {
+    // The first one is followed by datagrams, which keep the server; each attempt but the rarest ends with the second.
+    for (let attempt = 1;; attempt++) {
+      await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
+      using peer = new Peer();
+      let over = false;
+      server.kill("SIGINT");
+      const end = server.finish().finally(() => over = true);
+      while (!over) {
+        await Promise.race([peer.ask("busy", at(server.port)), end]).catch(
+          () => {},
+        );
+        if (!over) server.kill("SIGINT");
+      }
+      const { code, stdout } = await end;
+      if (code === 0 && attempt < 5) continue;
+      assertEquals(code, 130);
+      assertNotMatch(stdout, /answered/);
+      return;
     }
-    const { code, stdout } = await end;
-    if (code === 0 && attempt < 5) continue;
-    assertEquals(code, 130);
-    assertNotMatch(stdout, /answered/);
-    return;
-  }
-});
+  },
+);
 
 test("echo_udp ends when it was told to before it had begun", async () => {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  const socket = Deno.listenDatagram({
+    transport: "udp",
+    hostname: "127.0.0.1",
+    port: 0,
+  });
   const done = answer({ sockets: [socket], signal: AbortSignal.abort() });
   try {
-    assertEquals(await soon(done, "the server's end", { seconds: 2 }), { datagrams: 0, bytes: 0 });
+    assertEquals(await soon(done, "the server's end", { seconds: 2 }), {
+      datagrams: 0,
+      bytes: 0,
+    });
   } catch (error) {
     socket.close();
     throw error;
   }
 });
 
-test("echo_udp -v shows what crosses the wire, and with whom", { ignore: WINDOWS }, async () => {
+test("echo_udp -v shows what crosses the wire, and with whom", {
+  ignore: WINDOWS,
+}, async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1", "-v"]);
   using peer = new Peer();
   await peer.ask('a "quoted"\n\x1b[2J\x00\xff', at(server.port));
-  const { code, stderr } = await interrupted(server), who = `127\\.0\\.0\\.1:${peer.addr.port}`;
+  const { code, stderr } = await interrupted(server),
+    who = `127\\.0\\.0\\.1:${peer.addr.port}`;
   assertEquals(code, 0);
-  const shown = '18 bytes "a \\\\"quoted\\\\"\\\\n\\\\x1b\\[2J\\\\x00\\\\xc3\\\\xbf"';
+  const shown =
+    '18 bytes "a \\\\"quoted\\\\"\\\\n\\\\x1b\\[2J\\\\x00\\\\xc3\\\\xbf"';
   assertMatch(stderr, new RegExp(`^\\d+\\.\\d+ < ${who} ${shown}$`, "m"));
   assertMatch(stderr, new RegExp(`^\\d+\\.\\d+ > ${who} ${shown}$`, "m"));
   // deno-lint-ignore no-control-regex
@@ -815,30 +1200,56 @@ test("echo_udp -v shows what crosses the wire, and with whom", { ignore: WINDOWS
 
 // Where the server listens
 
-test("echo_udp -4 answers IPv4 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
-  await using server = await serve("echo_udp", ["-4"]);
-  assertStringIncludes(server.stdout, `listening on udp://0.0.0.0:${server.port}\n`);
-  using four = new Peer(), six = new Peer("::1");
-  await six.send("not answered", at(server.port, "::1"));
-  assertEquals(textOf(await four.ask("answered", at(server.port))), "answered");
-  await six.nothing();
-});
+test(
+  "echo_udp -4 answers IPv4 only",
+  { ignore: WINDOWS || NO_IPV6 },
+  async () => {
+    await using server = await serve("echo_udp", ["-4"]);
+    assertStringIncludes(
+      server.stdout,
+      `listening on udp://0.0.0.0:${server.port}\n`,
+    );
+    using four = new Peer(), six = new Peer("::1");
+    await six.send("not answered", at(server.port, "::1"));
+    assertEquals(
+      textOf(await four.ask("answered", at(server.port))),
+      "answered",
+    );
+    await six.nothing();
+  },
+);
 
-test("echo_udp -6 answers IPv6 only", { ignore: WINDOWS || NO_IPV6 }, async () => {
-  await using server = await serve("echo_udp", ["-6"]);
-  assertStringIncludes(server.stdout, `listening on udp://[::]:${server.port}\n`);
-  using four = new Peer(), six = new Peer("::1");
-  await four.send("not answered", at(server.port));
-  assertEquals(textOf(await six.ask("answered", at(server.port, "::1"))), "answered");
-  await four.nothing();
-  const { stdout } = await interrupted(server);
-  assertMatch(stdout, /\nanswered 1 datagram, 8 bytes\n$/);
-  assertNotMatch(stdout, /udp:\/\/\d/, "no address where it does not answer");
-});
+test(
+  "echo_udp -6 answers IPv6 only",
+  { ignore: WINDOWS || NO_IPV6 },
+  async () => {
+    await using server = await serve("echo_udp", ["-6"]);
+    assertStringIncludes(
+      server.stdout,
+      `listening on udp://[::]:${server.port}\n`,
+    );
+    using four = new Peer(), six = new Peer("::1");
+    await four.send("not answered", at(server.port));
+    assertEquals(
+      textOf(await six.ask("answered", at(server.port, "::1"))),
+      "answered",
+    );
+    await four.nothing();
+    const { stdout } = await interrupted(server);
+    assertMatch(stdout, /\nanswered 1 datagram, 8 bytes\n$/);
+    assertNotMatch(stdout, /udp:\/\/\d/, "no address where it does not answer");
+  },
+);
 
 for (const [family, host] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
   test(`echo_udp ${family} does not listen on ${host}`, async () => {
-    await using server = start("echo_udp", ["--port", "0", family, "--host", host]);
+    await using server = start("echo_udp", [
+      "--port",
+      "0",
+      family,
+      "--host",
+      host,
+    ]);
     const { code, stderr } = await ended(server);
     assert(code > 0);
     assertMatch(stderr, /^echo_udp: .*\n$/);
@@ -851,26 +1262,48 @@ for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
     `echo_udp ${family} --host localhost listens on ${address}`,
     { ignore: family === "-6" && NO_IPV6 },
     async () => {
-      await using server = await serve("echo_udp", [family, "--host", "localhost"]);
-      assertEquals(server.stdout.split("\n")[0], `listening on udp://${address}:${server.port}`);
+      await using server = await serve("echo_udp", [
+        family,
+        "--host",
+        "localhost",
+      ]);
+      assertEquals(
+        server.stdout.split("\n")[0],
+        `listening on udp://${address}:${server.port}`,
+      );
     },
   );
 }
 
 test("echo_udp --host localhost is found by -c localhost", async () => {
   await using server = await serve("echo_udp", ["--host", "localhost"]);
-  const { code, stdout } = await run("echo_udp", ["-w", "1", "-c", `localhost:${server.port}`], "hello\n");
+  const { code, stdout } = await run("echo_udp", [
+    "-w",
+    "1",
+    "-c",
+    `localhost:${server.port}`,
+  ], "hello\n");
   assertEquals({ code, stdout }, { code: 0, stdout: "hello\n" });
 });
 
 test("echo_udp --host with a name that does not exist is 6", async () => {
-  const { status, said } = await refused("--host", "no-such-host.invalid", "--port", "0");
+  const { status, said } = await refused(
+    "--host",
+    "no-such-host.invalid",
+    "--port",
+    "0",
+  );
   assertMatch(said, /^echo_udp: cannot .*no-such-host\.invalid.*$/);
   assertEquals(status, 6);
 });
 
 test("echo_udp --host with an address of another machine is one line and 1", async () => {
-  const { status, said } = await refused("--host", "192.0.2.200", "--port", "0");
+  const { status, said } = await refused(
+    "--host",
+    "192.0.2.200",
+    "--port",
+    "0",
+  );
   assertMatch(said, /^echo_udp: cannot listen on 192\.0\.2\.200:0: .+$/);
   assertEquals(status, 1);
 });
@@ -879,15 +1312,23 @@ test("echo_udp falls back to IPv4 where there is no IPv6", async () => {
   const asked: string[] = [];
   const open = (where: { hostname: string; port: number }) => {
     asked.push(where.hostname);
-    if (where.hostname === "::") throw new Error("Address family not supported by protocol (os error 97)");
+    if (where.hostname === "::") {
+      throw new Error("Address family not supported by protocol (os error 97)");
+    }
     return Deno.listenDatagram({ transport: "udp", ...where });
   };
-  const sockets = listen(open, { hostname: "::", port: 0 }), stop = new AbortController();
+  const sockets = listen(open, { hostname: "::", port: 0 }),
+    stop = new AbortController();
   assertEquals(asked, ["::", "0.0.0.0"]);
-  assertEquals(sockets.map(({ addr }) => (addr as Deno.NetAddr).hostname), ["0.0.0.0"]);
+  assertEquals(sockets.map(({ addr }) => (addr as Deno.NetAddr).hostname), [
+    "0.0.0.0",
+  ]);
   const done = answer({ sockets, signal: stop.signal });
   using peer = new Peer();
-  assertEquals(textOf(await peer.ask("hello", at((sockets[0].addr as Deno.NetAddr).port))), "hello");
+  assertEquals(
+    textOf(await peer.ask("hello", at((sockets[0].addr as Deno.NetAddr).port))),
+    "hello",
+  );
   stop.abort();
   await soon(done, "the server's end");
 });
@@ -902,20 +1343,35 @@ Deno.listenDatagram = ((options: Deno.UdpListenOptions & { transport: "udp" }) =
   if (options.hostname?.includes(":")) throw new Error("Address family not supported by protocol (os error 97)");
   return listenDatagram(options);
 }) as typeof listenDatagram;
-const { main } = await import(${JSON.stringify(new URL("echo_udp.ts", ROOT).href)});
+const { main } = await import(${
+      JSON.stringify(new URL("echo_udp.ts", ROOT).href)
+    });
 Deno.exit(await main(Deno.args));
 `,
   );
-  const flags = ["run", "-A", "--no-prompt", "--no-check", "--unstable-net", "--config", "deno.json"];
-  const running = new Running(Deno.execPath(), [...flags, file, ...args], { cwd: ROOT });
+  const flags = [
+    "run",
+    "-A",
+    "--no-prompt",
+    "--no-check",
+    "--unstable-net",
+    "--config",
+    "deno.json",
+  ];
+  const running = new Running(Deno.execPath(), [...flags, file, ...args], {
+    cwd: ROOT,
+  });
   const dispose = running[Symbol.asyncDispose].bind(running);
-  running[Symbol.asyncDispose] = async () => (await dispose(), await Deno.remove(file));
+  running[Symbol.asyncDispose] =
+    async () => (await dispose(), await Deno.remove(file));
   return running;
 }
 
 test("echo_udp serves IPv4 where there is no IPv6, and says so", async () => {
   await using server = await inIPv4("--port", "0");
-  const [, port] = await server.until(/listening on udp:\/\/0\.0\.0\.0:(\d+)\n/);
+  const [, port] = await server.until(
+    /listening on udp:\/\/0\.0\.0\.0:(\d+)\n/,
+  );
   using peer = new Peer();
   assertEquals(textOf(await peer.ask("hello", at(Number(port)))), "hello");
 });
@@ -924,7 +1380,10 @@ test("echo_udp -6 does not serve IPv4 instead where there is no IPv6", async () 
   await using server = await inIPv4("-6", "--port", "0");
   const { code, stderr } = await ended(server);
   assertEquals(code, 1);
-  assertMatch(stderr, /^echo_udp: cannot listen on \[::\]:0: address family not supported by protocol.*\n$/);
+  assertMatch(
+    stderr,
+    /^echo_udp: cannot listen on \[::\]:0: address family not supported by protocol.*\n$/,
+  );
 });
 
 test("echo_udp asks localhost over IPv4 where there is no IPv6", async () => {
@@ -932,32 +1391,60 @@ test("echo_udp asks localhost over IPv4 where there is no IPv6", async () => {
   await using client = await inIPv4("-c", `localhost:${server.addr.port}`);
   await client.type("hello\n");
   const { code, stdout, stderr } = await client.finish();
-  assertEquals({ code, stdout, stderr }, { code: 0, stdout: "hello\n", stderr: "" });
+  assertEquals({ code, stdout, stderr }, {
+    code: 0,
+    stdout: "hello\n",
+    stderr: "",
+  });
 });
 
 test("echo_udp serves, and asks localhost, where IPv6 is disabled", {
   ignore: confined() || missing("sysctl"),
 }, async () => {
-  const shell = "ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.lo.disable_ipv6=1;\n" +
+  const shell =
+    "ip link set lo up; sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.lo.disable_ipv6=1;\n" +
     'exec "$0" "$@"';
   const args = ["-n", "sh", "-c", shell, Deno.execPath(), ...ECHO_UDP];
   await using server = new Running("unshare", args, { cwd: ROOT });
   await server.until(/listening on udp:\/\/\S+:7777\n/);
   const inside = ["-t", `${server.pid}`, "-n", Deno.execPath(), ...ECHO_UDP];
-  const direct = await feed("nsenter", [...inside, "-c", "127.0.0.1"], bytesOf("direct\n"));
-  assertEquals({ ...direct, stdout: textOf(direct.stdout) }, { code: 0, stdout: "direct\n", stderr: "" });
-  const named = await feed("nsenter", [...inside, "-c", "localhost"], bytesOf("by name\n"));
-  assertEquals({ ...named, stdout: textOf(named.stdout) }, { code: 0, stdout: "by name\n", stderr: "" });
+  const direct = await feed(
+    "nsenter",
+    [...inside, "-c", "127.0.0.1"],
+    bytesOf("direct\n"),
+  );
+  assertEquals({ ...direct, stdout: textOf(direct.stdout) }, {
+    code: 0,
+    stdout: "direct\n",
+    stderr: "",
+  });
+  const named = await feed(
+    "nsenter",
+    [...inside, "-c", "localhost"],
+    bytesOf("by name\n"),
+  );
+  assertEquals({ ...named, stdout: textOf(named.stdout) }, {
+    code: 0,
+    stdout: "by name\n",
+    stderr: "",
+  });
 });
 
 test("echo_udp says that its port is busy, and what to do", async () => {
   using other = new Peer("127.0.0.1");
-  const { status, said } = await refused("--host", "127.0.0.1", "--port", `${other.addr.port}`);
+  const { status, said } = await refused(
+    "--host",
+    "127.0.0.1",
+    "--port",
+    `${other.addr.port}`,
+  );
   assertEquals(status, 1);
   const reason = WINDOWS ? ".+" : "address already in use";
   assertMatch(
     said,
-    new RegExp(`^echo_udp: cannot listen on 127\\.0\\.0\\.1:${other.addr.port}: ${reason}: try --port 0$`),
+    new RegExp(
+      `^echo_udp: cannot listen on 127\\.0\\.0\\.1:${other.addr.port}: ${reason}: try --port 0$`,
+    ),
   );
   using both = new Peer("0.0.0.0");
   assertEquals((await refused("--port", `${both.addr.port}`)).status, 1);
@@ -967,41 +1454,82 @@ test("echo_udp says which port to take where low ones need more rights", () => {
   const open = () => {
     throw new Deno.errors.PermissionDenied("Permission denied (os error 13)");
   };
-  const error = assertThrows(() => listen(open, { hostname: "::", port: 7 }), Failure) as Failure;
-  assertEquals(error.message, "cannot listen on [::]:7: permission denied: port 7 needs more rights: try --port 1307");
+  const error = assertThrows(
+    () => listen(open, { hostname: "::", port: 7 }),
+    Failure,
+  ) as Failure;
+  assertEquals(
+    error.message,
+    "cannot listen on [::]:7: permission denied: port 7 needs more rights: try --port 1307",
+  );
   assertEquals(error.status, 1);
 });
 
-test("echo_udp --reuse-port lets two processes open a port, and one answers when the other ends", {
-  ignore: !LINUX,
-}, async () => {
-  const shared = ["--host", "127.0.0.1", "--reuse-port"];
-  await using one = await serve("echo_udp", shared);
-  await using two = start("echo_udp", [...shared, "--port", `${one.port}`]);
-  await two.until(/listening on .*\n/);
-  using peer = new Peer();
-  assertEquals(textOf(await peer.ask("one of you", at(one.port))), "one of you");
-  assertEquals((await interrupted(two)).code, 0);
-  assertEquals(textOf(await peer.ask("the other", at(one.port))), "the other");
-});
+test(
+  "echo_udp --reuse-port lets two processes open a port, and one answers when the other ends",
+  {
+    ignore: !LINUX,
+  },
+  async () => {
+    const shared = ["--host", "127.0.0.1", "--reuse-port"];
+    await using one = await serve("echo_udp", shared);
+    await using two = start("echo_udp", [...shared, "--port", `${one.port}`]);
+    await two.until(/listening on .*\n/);
+    using peer = new Peer();
+    assertEquals(
+      textOf(await peer.ask("one of you", at(one.port))),
+      "one of you",
+    );
+    assertEquals((await interrupted(two)).code, 0);
+    assertEquals(
+      textOf(await peer.ask("the other", at(one.port))),
+      "the other",
+    );
+  },
+);
 
 test("a copied echo_udp without --unstable-net names the flag", async () => {
-  const folder = await Deno.makeTempDir(), map = new URL("mirror/import_map.json", ROOT).pathname;
+  const folder = await Deno.makeTempDir(),
+    map = new URL("mirror/import_map.json", ROOT).pathname;
   try {
-    for (const name of ["echo_udp.ts", "utils.ts"]) await Deno.copyFile(new URL(name, ROOT), `${folder}/${name}`);
+    for (const name of ["echo_udp.ts", "utils.ts"]) {
+      await Deno.copyFile(new URL(name, ROOT), `${folder}/${name}`);
+    }
     const launch = (flags: string[], ...args: string[]) =>
-      new Running(Deno.execPath(), ["run", "-A", ...flags, `--import-map=${map}`, `${folder}/echo_udp.ts`, ...args], {
+      new Running(Deno.execPath(), [
+        "run",
+        "-A",
+        ...flags,
+        `--import-map=${map}`,
+        `${folder}/echo_udp.ts`,
+        ...args,
+      ], {
         cwd: folder,
         env: { NO_COLOR: "1" },
       });
-    for (const args of [["--port", "0"], ["-c", "127.0.0.1:9"], ["-c", "127.0.0.1:9", "-n", "1"]]) {
+    for (
+      const args of [["--port", "0"], ["-c", "127.0.0.1:9"], [
+        "-c",
+        "127.0.0.1:9",
+        "-n",
+        "1",
+      ]]
+    ) {
       await using running = launch([], ...args);
       const { code, stdout, stderr } = await ended(running);
       assertEquals({ code, stdout }, { code: 1, stdout: "" });
       assertMatch(stderr, /^echo_udp: .*deno run .*--unstable-net.*\n$/);
     }
-    await using server = launch(["--unstable-net"], "--port", "0", "--host", "127.0.0.1");
-    const [, port] = await server.until(/listening on udp:\/\/127\.0\.0\.1:(\d+)\n/);
+    await using server = launch(
+      ["--unstable-net"],
+      "--port",
+      "0",
+      "--host",
+      "127.0.0.1",
+    );
+    const [, port] = await server.until(
+      /listening on udp:\/\/127\.0\.0\.1:(\d+)\n/,
+    );
     using peer = new Peer();
     assertEquals(textOf(await peer.ask("copied", at(Number(port)))), "copied");
   } finally {
@@ -1012,16 +1540,43 @@ test("a copied echo_udp without --unstable-net names the flag", async () => {
 // The command line
 
 test("echo_udp --help and --version go to stdout, and are 0", async () => {
-  const [help, h, version, V] = await Promise.all(["--help", "-h", "--version", "-V"].map((o) => run("echo_udp", [o])));
-  for (const { code, stderr } of [help, h, version, V]) assertEquals({ code, stderr }, { code: 0, stderr: "" });
+  const [help, h, version, V] = await Promise.all(
+    ["--help", "-h", "--version", "-V"].map((o) => run("echo_udp", [o])),
+  );
+  for (const { code, stderr } of [help, h, version, V]) {
+    assertEquals({ code, stderr }, { code: 0, stderr: "" });
+  }
   assertEquals(h.stdout, help.stdout);
   assertEquals(V.stdout, version.stdout);
   assertEquals(version.stdout, "echo_udp 1.0.0\n");
-  for (const part of ["usage: echo_udp", "(7777)", "(5", "(64)", "(1", "examples:", "exit status:"]) {
+  for (
+    const part of [
+      "usage: echo_udp",
+      "(7777)",
+      "(5",
+      "(64)",
+      "(1",
+      "examples:",
+      "exit status:",
+    ]
+  ) {
     assertStringIncludes(help.stdout, part);
   }
-  const options = ["host", "port", "reuse-port", "quiet", "connect", "timeout", "count", "size", "interval", "diagram"];
-  for (const option of [...options, "ipv4", "ipv6", "verbose", "help", "version"]) {
+  const options = [
+    "host",
+    "port",
+    "reuse-port",
+    "quiet",
+    "connect",
+    "timeout",
+    "count",
+    "size",
+    "interval",
+    "diagram",
+  ];
+  for (
+    const option of [...options, "ipv4", "ipv6", "verbose", "help", "version"]
+  ) {
     assertMatch(help.stdout, new RegExp(`^ +(-\\w, )?--${option}\\b`, "m"));
   }
 });
@@ -1069,7 +1624,9 @@ for (
     async () => {
       using peer = new Peer();
       const here = `127.0.0.1:${peer.addr.port}`;
-      const { status, said } = await refused(...args.map((arg) => arg === "HERE" ? here : arg));
+      const { status, said } = await refused(
+        ...args.map((arg) => arg === "HERE" ? here : arg),
+      );
       assertMatch(said, /^echo_udp: .*$/);
       assertStringIncludes(said, offender);
       assertEquals(status, 2);
@@ -1097,7 +1654,13 @@ async function talking(
   let error: unknown;
   try {
     await soon(
-      talk({ socket: peer.socket, to, input: ReadableStream.from(input), output, timeout }),
+      talk({
+        socket: peer.socket,
+        to,
+        input: ReadableStream.from(input),
+        output,
+        timeout,
+      }),
       "the client's end",
     );
   } catch (thrown) {
@@ -1114,30 +1677,52 @@ test("echo_udp -c sends a datagram a line, an empty line too, and the rest witho
     bytesOf("ee\nlast"),
   ]);
   assertEquals(error, undefined);
-  assertEquals(server.received.map(textOf), ["one\n", "\n", "\n", "two\r\n", "three\n", "last"]);
+  assertEquals(server.received.map(textOf), [
+    "one\n",
+    "\n",
+    "\n",
+    "two\r\n",
+    "three\n",
+    "last",
+  ]);
   assertEquals(text, "one\n\n\ntwo\r\nthree\nlast");
 });
 
 test("echo_udp -c without any input sends nothing, and is done", async () => {
   await using server = acting((datagram, reply) => reply(datagram));
   assertEquals((await talking(server.addr, [])).error, undefined);
-  assertEquals((await talking(server.addr, [new Uint8Array()])).error, undefined);
+  assertEquals(
+    (await talking(server.addr, [new Uint8Array()])).error,
+    undefined,
+  );
   assertEquals(server.received.length, 0);
 });
 
 for (const hostname of ["127.0.0.1", "::1"]) {
-  test(`echo_udp -c cuts a line that no datagram holds, and gets it back from ${hostname}`, {
-    ignore: hostname === "::1" && NO_IPV6,
-  }, async () => {
-    await using server = echoing(hostname);
-    const line = noise(200_000).map((byte) => byte === 10 ? 11 : byte), sizes: number[] = [];
-    line[150_000] = 10;
-    const { error, written } = await talking(server.addr, [line.subarray(0, 70_000), line.subarray(70_000)]);
-    assertEquals(error, undefined);
-    assertSame(new Uint8Array(await new Blob(written as BlobPart[]).arrayBuffer()), line, "the long line");
-    written.forEach(({ length }) => sizes.push(length));
-    assertEquals(sizes, [LARGEST, LARGEST, 150_001 - 2 * LARGEST, 49_999]);
-  });
+  test(
+    `echo_udp -c cuts a line that no datagram holds, and gets it back from ${hostname}`,
+    {
+      ignore: hostname === "::1" && NO_IPV6,
+    },
+    async () => {
+      await using server = echoing(hostname);
+      const line = noise(200_000).map((byte) => byte === 10 ? 11 : byte),
+        sizes: number[] = [];
+      line[150_000] = 10;
+      const { error, written } = await talking(server.addr, [
+        line.subarray(0, 70_000),
+        line.subarray(70_000),
+      ]);
+      assertEquals(error, undefined);
+      assertSame(
+        new Uint8Array(await new Blob(written as BlobPart[]).arrayBuffer()),
+        line,
+        "the long line",
+      );
+      written.forEach(({ length }) => sizes.push(length));
+      assertEquals(sizes, [LARGEST, LARGEST, 150_001 - 2 * LARGEST, 49_999]);
+    },
+  );
 }
 
 test("echo_udp -c gets a megabyte of binary back from a server in a process of its own", async () => {
@@ -1151,7 +1736,8 @@ test("echo_udp -c gets a megabyte of binary back from a server in a process of i
 
 test("echo_udp -c loses nothing of a long line by sending more at once than sockets hold", async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
-  const sent = new Uint8Array(3_000_000).fill(97), connect = [...ECHO_UDP, "-w", "1", "-c", `127.0.0.1:${server.port}`];
+  const sent = new Uint8Array(3_000_000).fill(97),
+    connect = [...ECHO_UDP, "-w", "1", "-c", `127.0.0.1:${server.port}`];
   for (let round = 0; round < 2; round++) {
     const { code, stdout, stderr } = await feed(Deno.execPath(), connect, sent);
     assertEquals({ code, stderr }, { code: 0, stderr: "" });
@@ -1199,8 +1785,14 @@ test("echo_udp -c without an answer is 28", async () => {
 });
 
 test("echo_udp -c is 28 when one of several answers is missing, and passes on the others", async () => {
-  await using server = acting((datagram, reply, n) => n !== 2 && reply(datagram));
-  const { error, text } = await talking(server.addr, [bytesOf("a\nb\nc\n")], 100);
+  await using server = acting((datagram, reply, n) =>
+    n !== 2 && reply(datagram)
+  );
+  const { error, text } = await talking(
+    server.addr,
+    [bytesOf("a\nb\nc\n")],
+    100,
+  );
   assertInstanceOf(error, Failure);
   assertEquals([error.status, text], [28, "a\nc\n"]);
 });
@@ -1237,14 +1829,24 @@ test("echo_udp -c does not take its own slow output for a silent server", async 
   await using server = echoing();
   const pager = () => new Promise<void>((resolve) => setTimeout(resolve, 150));
   const long = "x".repeat(40_000) + "\n"; // so that each is sent when the one before it came back
-  const { error, text } = await talking(server.addr, [bytesOf("a\nb\n"), bytesOf(long), bytesOf(long)], 100, pager);
-  assertEquals({ error, length: text.length }, { error: undefined, length: 4 + 2 * long.length });
+  const { error, text } = await talking(
+    server.addr,
+    [bytesOf("a\nb\n"), bytesOf(long), bytesOf(long)],
+    100,
+    pager,
+  );
+  assertEquals({ error, length: text.length }, {
+    error: undefined,
+    length: 4 + 2 * long.length,
+  });
 });
 
 test("echo_udp -c has written everything when it ends, though its output is slow", async () => {
   await using server = echoing();
   const writing = Promise.withResolvers<void>();
-  const pager = () => (writing.resolve(), new Promise<void>((resolve) => setTimeout(resolve, 50)));
+  const pager =
+    () => (writing.resolve(),
+      new Promise<void>((resolve) => setTimeout(resolve, 50)));
   const input = async function* () {
     yield bytesOf("a\n");
     await writing.promise;
@@ -1277,7 +1879,9 @@ test("echo_udp -c passes over what others send to its port", async () => {
   assertEquals({ error, text }, { error: undefined, text: "mine\n" });
 });
 
-test("echo_udp -c passes over its server's port on another address", { ignore: !LINUX }, async () => {
+test("echo_udp -c passes over its server's port on another address", {
+  ignore: !LINUX,
+}, async () => {
   await using server = acting(async (datagram, reply) => {
     using other = new Peer("127.0.0.2", server.port);
     await other.send("strange", at(server.froms[0].port));
@@ -1288,42 +1892,64 @@ test("echo_udp -c passes over its server's port on another address", { ignore: !
 });
 
 test("echo_udp -c receives an answer after a reset", async () => {
-  const asked = Promise.withResolvers<void>(), closed = Promise.withResolvers<never>();
+  const asked = Promise.withResolvers<void>(),
+    closed = Promise.withResolvers<never>();
   let receives = 0;
   const socket = {
     receive: async (): Promise<[Uint8Array<ArrayBuffer>, Deno.Addr]> => {
       await asked.promise;
-      if (++receives === 1) throw new Deno.errors.ConnectionReset("an ICMP message came");
-      return receives === 2 ? [bytesOf("hello\n"), at(7777)] : await closed.promise;
+      if (++receives === 1) {
+        throw new Deno.errors.ConnectionReset("an ICMP message came");
+      }
+      return receives === 2
+        ? [bytesOf("hello\n"), at(7777)]
+        : await closed.promise;
     },
-    send: (bytes: Uint8Array) => (asked.resolve(), Promise.resolve(bytes.length)),
+    send: (
+      bytes: Uint8Array,
+    ) => (asked.resolve(), Promise.resolve(bytes.length)),
     close: () => closed.reject(new Deno.errors.BadResource("closed")),
   };
-  const input = ReadableStream.from([bytesOf("hello\n")]), written: string[] = [];
-  const output = (bytes: Uint8Array) => (written.push(textOf(bytes)), Promise.resolve());
-  await soon(talk({ socket, to: at(7777), input, output, timeout: 1000 }), "the answer");
+  const input = ReadableStream.from([bytesOf("hello\n")]),
+    written: string[] = [];
+  const output = (
+    bytes: Uint8Array,
+  ) => (written.push(textOf(bytes)), Promise.resolve());
+  await soon(
+    talk({ socket, to: at(7777), input, output, timeout: 1000 }),
+    "the answer",
+  );
   assertEquals(written, ["hello\n"]);
 });
 
 test("echo_udp -c ends when its output cannot be written", async () => {
   await using server = echoing();
   using peer = new Peer();
-  const output = () => Promise.reject(new Failure(23, "cannot write the output"));
+  const output = () =>
+    Promise.reject(new Failure(23, "cannot write the output"));
   const input = ReadableStream.from([bytesOf("hello\n")]);
-  const error = await assertRejects(() => talk({ socket: peer.socket, to: server.addr, input, output, timeout: 1000 }));
+  const error = await assertRejects(() =>
+    talk({ socket: peer.socket, to: server.addr, input, output, timeout: 1000 })
+  );
   assertEquals((error as Failure).status, 23);
 });
 
 test("echo_udp -c gives back its input, and with -v shows the exchange on stderr", async () => {
   await using server = echoing();
   const name = `127.0.0.1:${server.addr.port}`;
-  const { code, stdout, stderr } = await run("echo_udp", ["-v", "-c", name], "hello\n\nlast");
+  const { code, stdout, stderr } = await run(
+    "echo_udp",
+    ["-v", "-c", name],
+    "hello\n\nlast",
+  );
   assertEquals({ code, stdout }, { code: 0, stdout: "hello\n\nlast" });
   const lines = stderr.trimEnd().split("\n");
   for (const line of lines) assertMatch(line, /^\d+\.\d+ [*<>] \S/);
   assertMatch(stderr, new RegExp(`\\* .*${name}`));
   for (const mark of ["<", ">"]) {
-    for (const data of ['6 bytes "hello\\\\n"', '1 byte "\\\\n"', '4 bytes "last"']) {
+    for (
+      const data of ['6 bytes "hello\\\\n"', '1 byte "\\\\n"', '4 bytes "last"']
+    ) {
       assertMatch(stderr, new RegExp(`${mark} (${name} )?${data}$`, "m"));
     }
   }
@@ -1335,7 +1961,11 @@ test("echo_udp -v and --diagram do not show as the server's what a stranger sent
     await stranger.send("stranger", at(server.froms[0].port));
     await reply(datagram);
   });
-  const { code, stdout, stderr } = await run("echo_udp", ["-v", "-c", `127.0.0.1:${server.port}`], "mine\n");
+  const { code, stdout, stderr } = await run("echo_udp", [
+    "-v",
+    "-c",
+    `127.0.0.1:${server.port}`,
+  ], "mine\n");
   assertEquals({ code, stdout }, { code: 0, stdout: "mine\n" });
   const shown = stderr.split("\n").find((line) => line.includes('"stranger"'));
   if (shown) assertStringIncludes(shown, `127.0.0.1:${stranger.addr.port}`);
@@ -1344,9 +1974,18 @@ test("echo_udp -v and --diagram do not show as the server's what a stranger sent
 test("echo_udp -c never lets a server drive the terminal", {
   ignore: WINDOWS || !LINUX || missing("script"),
 }, async () => {
-  await using server = acting((_, reply) => reply(bytesOf("\x1b]0;owned\x07\x1b[2Jevil\x9b1m\n")));
-  const command = [Deno.execPath(), ...ECHO_UDP, "-c", `127.0.0.1:${server.port}`].join(" ");
-  await using terminal = new Running("script", ["-qec", command, "/dev/null"], { cwd: ROOT });
+  await using server = acting((_, reply) =>
+    reply(bytesOf("\x1b]0;owned\x07\x1b[2Jevil\x9b1m\n"))
+  );
+  const command = [
+    Deno.execPath(),
+    ...ECHO_UDP,
+    "-c",
+    `127.0.0.1:${server.port}`,
+  ].join(" ");
+  await using terminal = new Running("script", ["-qec", command, "/dev/null"], {
+    cwd: ROOT,
+  });
   await terminal.type("hello\n");
   await terminal.until(/evil/);
   // deno-lint-ignore no-control-regex
@@ -1357,25 +1996,48 @@ for (const outcome of ["done", "without an answer", "interrupted"]) {
   test(`echo_udp --diagram draws the exchange that is ${outcome}`, {
     ignore: WINDOWS && outcome === "interrupted",
   }, async () => {
-    const file = await Deno.makeTempFile({ suffix: ".md" }), asked = Promise.withResolvers<void>();
-    await using server = acting((datagram, reply) => (asked.resolve(), outcome === "done" && reply(datagram)));
+    const file = await Deno.makeTempFile({ suffix: ".md" }),
+      asked = Promise.withResolvers<void>();
+    await using server = acting((
+      datagram,
+      reply,
+    ) => (asked.resolve(), outcome === "done" && reply(datagram)));
     try {
       const wait = outcome === "interrupted" ? "0" : "0.2";
-      await using client = start("echo_udp", ["-w", wait, "-c", `127.0.0.1:${server.port}`, "--diagram", file]);
+      await using client = start("echo_udp", [
+        "-w",
+        wait,
+        "-c",
+        `127.0.0.1:${server.port}`,
+        "--diagram",
+        file,
+      ]);
       await client.type("hello\n");
       await soon(asked.promise, "the question");
       if (outcome === "interrupted") client.kill("SIGINT");
       const { code, stderr } = await client.finish();
-      assertEquals(code, { done: 0, "without an answer": 28, interrupted: 130 }[outcome]);
+      assertEquals(
+        code,
+        { done: 0, "without an answer": 28, interrupted: 130 }[outcome],
+      );
       if (outcome === "done") assertEquals(stderr, "");
       const drawing = await Deno.readTextFile(file);
       assertMatch(drawing, /^```mermaid\nsequenceDiagram\n[^]*\n```\n$/);
       assertMatch(drawing, /participant client as echo_udp\n/);
-      assertMatch(drawing, new RegExp(`participant s1 as 127\\.0\\.0\\.1.*${server.port}\n`));
+      assertMatch(
+        drawing,
+        new RegExp(`participant s1 as 127\\.0\\.0\\.1.*${server.port}\n`),
+      );
       assertMatch(drawing, /client-\)s1: .*6 bytes .*hello/);
-      if (outcome === "done") assertMatch(drawing, /s1-\)client: .*6 bytes .*hello/);
-      if (outcome === "without an answer") assertMatch(drawing, /Note left of .*no answer/);
-      if (outcome === "interrupted") assertMatch(drawing, /Note left of client: interrupted\n/);
+      if (outcome === "done") {
+        assertMatch(drawing, /s1-\)client: .*6 bytes .*hello/);
+      }
+      if (outcome === "without an answer") {
+        assertMatch(drawing, /Note left of .*no answer/);
+      }
+      if (outcome === "interrupted") {
+        assertMatch(drawing, /Note left of client: interrupted\n/);
+      }
     } finally {
       await Deno.remove(file);
     }
@@ -1385,13 +2047,23 @@ for (const outcome of ["done", "without an answer", "interrupted"]) {
 test("echo_udp -c with nobody there is 28, in one line", async () => {
   const gone = new Peer(), { port } = gone.addr;
   gone[Symbol.dispose]();
-  const { code, stdout, stderr } = await run("echo_udp", ["-w", "0.2", "-c", `127.0.0.1:${port}`], "hello\n");
+  const { code, stdout, stderr } = await run("echo_udp", [
+    "-w",
+    "0.2",
+    "-c",
+    `127.0.0.1:${port}`,
+  ], "hello\n");
   assertEquals({ code, stdout }, { code: 28, stdout: "" });
   assertMatch(stderr, /^echo_udp: no answer .*\n$/);
 });
 
 test("echo_udp -c with an unknown host is 6", async () => {
-  const { status, said } = await refused("-c", "no-such-host.invalid", "-n", "1");
+  const { status, said } = await refused(
+    "-c",
+    "no-such-host.invalid",
+    "-n",
+    "1",
+  );
   assertMatch(said, /^echo_udp: cannot resolve no-such-host\.invalid: .+$/);
   assertEquals(status, 6);
 });
@@ -1405,11 +2077,22 @@ for (const [family, address] of [["-4", "::1"], ["-6", "127.0.0.1"]]) {
 }
 
 for (const [family, address] of [["-4", "127.0.0.1"], ["-6", "[::1]"]]) {
-  test(`echo_udp ${family} asks localhost at ${address}`, { ignore: family === "-6" && NO_IPV6 }, async () => {
+  test(`echo_udp ${family} asks localhost at ${address}`, {
+    ignore: family === "-6" && NO_IPV6,
+  }, async () => {
     await using server = echoing(address.replace(/[[\]]/g, ""));
-    const { code, stdout } = await run("echo_udp", [family, "-c", `localhost:${server.addr.port}`, "-n", "1"]);
+    const { code, stdout } = await run("echo_udp", [
+      family,
+      "-c",
+      `localhost:${server.addr.port}`,
+      "-n",
+      "1",
+    ]);
     assertEquals(code, 0);
-    assertStringIncludes(stdout, `64 bytes from ${address}:${server.addr.port}: seq=1 `);
+    assertStringIncludes(
+      stdout,
+      `64 bytes from ${address}:${server.addr.port}: seq=1 `,
+    );
   });
 }
 
@@ -1420,44 +2103,84 @@ for (const address of ["[::ffff:127.0.0.1]", "0.0.0.0", "[::]"]) {
     async () => {
       await using server = serving("::");
       const to = `${address}:${server.addr.port}`;
-      const { code, stdout, stderr } = await run("echo_udp", ["-w", "1", "-c", to], "hello\n");
-      assertEquals({ code, stdout, stderr }, { code: 0, stdout: "hello\n", stderr: "" });
+      const { code, stdout, stderr } = await run("echo_udp", [
+        "-w",
+        "1",
+        "-c",
+        to,
+      ], "hello\n");
+      assertEquals({ code, stdout, stderr }, {
+        code: 0,
+        stdout: "hello\n",
+        stderr: "",
+      });
     },
   );
 }
 
 test("echo_udp -c with port 0 is one line, and no stack trace", async () => {
   for (const more of [[], ["-n", "1"]]) {
-    const { code, stderr } = await run("echo_udp", ["-w", "0.2", "-c", "127.0.0.1:0", ...more], "hello\n");
+    const { code, stderr } = await run("echo_udp", [
+      "-w",
+      "0.2",
+      "-c",
+      "127.0.0.1:0",
+      ...more,
+    ], "hello\n");
     assert(code > 0);
     assertMatch(stderr, /^echo_udp: .*\n$/);
   }
 });
 
-for (const [more, statuses] of [[[], [7, 56]], [["-n", "1"], [28]]] as [string[], number[]][]) {
-  const name = `echo_udp -c ${more.join(" ")} names the host that it cannot send to, and is ${statuses.join(" or ")}`;
+for (
+  const [more, statuses] of [[[], [7, 56]], [["-n", "1"], [28]]] as [
+    string[],
+    number[],
+  ][]
+) {
+  const name = `echo_udp -c ${
+    more.join(" ")
+  } names the host that it cannot send to, and is ${statuses.join(" or ")}`;
   test(name.replace("  ", " "), { ignore: confined() }, async () => {
     const command = [...ECHO_UDP, "-c", "192.0.2.1:7", ...more]; // from a machine without any network
-    const { code, stderr } = await feed("unshare", ["-n", Deno.execPath(), ...command], bytesOf("hello\n"));
-    assertMatch(stderr, /^echo_udp: .*192\.0\.2\.1:7: network is unreachable\n$/);
+    const { code, stderr } = await feed("unshare", [
+      "-n",
+      Deno.execPath(),
+      ...command,
+    ], bytesOf("hello\n"));
+    assertMatch(
+      stderr,
+      /^echo_udp: .*192\.0\.2\.1:7: network is unreachable\n$/,
+    );
     assert(statuses.includes(code), `exit status ${code}`);
   });
 }
 
-test("echo_udp -c ends with 130 at Ctrl-C, without a word", { ignore: WINDOWS }, async () => {
-  const asked = Promise.withResolvers<void>();
-  await using server = acting(() => asked.resolve());
-  await using client = start("echo_udp", ["-c", `127.0.0.1:${server.port}`]);
-  await client.type("hello\n");
-  await soon(asked.promise, "the question");
-  client.kill("SIGINT");
-  const { code, stdout, stderr } = await client.finish();
-  assertEquals({ code, stdout, stderr }, { code: 130, stdout: "", stderr: "" });
-});
+test(
+  "echo_udp -c ends with 130 at Ctrl-C, without a word",
+  { ignore: WINDOWS },
+  async () => {
+    const asked = Promise.withResolvers<void>();
+    await using server = acting(() => asked.resolve());
+    await using client = start("echo_udp", ["-c", `127.0.0.1:${server.port}`]);
+    await client.type("hello\n");
+    await soon(asked.promise, "the question");
+    client.kill("SIGINT");
+    const { code, stdout, stderr } = await client.finish();
+    assertEquals({ code, stdout, stderr }, {
+      code: 130,
+      stdout: "",
+      stderr: "",
+    });
+  },
+);
 
 test("echo_udp -c ends at the end of its input, not before, and not only when stdin is closed", async () => {
   await using server = echoing();
-  await using client = start("echo_udp", ["-c", `127.0.0.1:${server.addr.port}`]);
+  await using client = start("echo_udp", [
+    "-c",
+    `127.0.0.1:${server.addr.port}`,
+  ]);
   await client.type("one\n");
   await client.until(/^one\n/);
   await client.type("two\n");
@@ -1465,21 +2188,46 @@ test("echo_udp -c ends at the end of its input, not before, and not only when st
   assertEquals((await client.finish()).code, 0);
 });
 
-test("echo_udp -c into a closed pipe ends quietly", { ignore: WINDOWS }, async () => {
-  await using server = echoing();
-  const command = `yes | "$0" ${ECHO_UDP.join(" ")} -c 127.0.0.1:${server.addr.port}`;
-  const piped = await feed("sh", ["-c", `{ ${command}; echo $? >&2; } | head -n 1`, Deno.execPath()], new Uint8Array());
-  assertEquals([textOf(piped.stdout), piped.stderr], ["y\n", "23\n"]);
-});
-
-for (const [how, more, input] of [["-c", "", "yes | "], ["-n", "-n 2 -i 0", ""]]) {
-  test(`echo_udp ${how} onto a full disk is 23`, { ignore: !LINUX }, async () => {
+test(
+  "echo_udp -c into a closed pipe ends quietly",
+  { ignore: WINDOWS },
+  async () => {
     await using server = echoing();
-    const shell = `${input}"$0" ${ECHO_UDP.join(" ")} -c 127.0.0.1:${server.addr.port} ${more} >/dev/full`;
-    const { code, stderr } = await feed("sh", ["-c", shell, Deno.execPath()], new Uint8Array());
-    assertMatch(stderr, /^(yes: .*\n)?echo_udp: cannot write the output: no space left on device\n$/);
-    assertEquals(code, 23);
-  });
+    const command = `yes | "$0" ${
+      ECHO_UDP.join(" ")
+    } -c 127.0.0.1:${server.addr.port}`;
+    const piped = await feed("sh", [
+      "-c",
+      `{ ${command}; echo $? >&2; } | head -n 1`,
+      Deno.execPath(),
+    ], new Uint8Array());
+    assertEquals([textOf(piped.stdout), piped.stderr], ["y\n", "23\n"]);
+  },
+);
+
+for (
+  const [how, more, input] of [["-c", "", "yes | "], ["-n", "-n 2 -i 0", ""]]
+) {
+  test(
+    `echo_udp ${how} onto a full disk is 23`,
+    { ignore: !LINUX },
+    async () => {
+      await using server = echoing();
+      const shell = `${input}"$0" ${
+        ECHO_UDP.join(" ")
+      } -c 127.0.0.1:${server.addr.port} ${more} >/dev/full`;
+      const { code, stderr } = await feed(
+        "sh",
+        ["-c", shell, Deno.execPath()],
+        new Uint8Array(),
+      );
+      assertMatch(
+        stderr,
+        /^(yes: .*\n)?echo_udp: cannot write the output: no space left on device\n$/,
+      );
+      assertEquals(code, 23);
+    },
+  );
 }
 
 // Round trips
@@ -1488,59 +2236,121 @@ for (const [how, more, input] of [["-c", "", "yes | "], ["-n", "-n 2 -i 0", ""]]
 async function pinging(to: Deno.NetAddr, options: Partial<PingOptions> = {}) {
   using peer = new Peer(to.hostname.includes(":") ? "::" : "0.0.0.0");
   const trips = new RoundTrips(), lines: [number, number][] = [];
-  const log = (seq: number, ms: number) => (lines.push([seq, ms]), Promise.resolve());
-  const { signal } = new AbortController(), given = { count: 3, size: 64, interval: 0, timeout: 2000, ...options };
-  await soon(ping({ socket: peer.socket, to, signal, trips, log, ...given }), "the round trips");
+  const log = (
+    seq: number,
+    ms: number,
+  ) => (lines.push([seq, ms]), Promise.resolve());
+  const { signal } = new AbortController(),
+    given = { count: 3, size: 64, interval: 0, timeout: 2000, ...options };
+  await soon(
+    ping({ socket: peer.socket, to, signal, trips, log, ...given }),
+    "the round trips",
+  );
   return { trips, lines, seqs: lines.map(([seq]) => seq), summary: `${trips}` };
 }
 
-const seqOf = (datagram: Uint8Array) => new DataView(datagram.buffer, datagram.byteOffset).getUint32(0);
+const seqOf = (datagram: Uint8Array) =>
+  new DataView(datagram.buffer, datagram.byteOffset).getUint32(0);
 
 for (const hostname of ["127.0.0.1", "::1"]) {
-  test(`echo_udp -n prints a line each and a summary, as ping does, for ${hostname}`, {
-    ignore: hostname === "::1" && NO_IPV6,
-  }, async () => {
-    await using server = echoing(hostname);
-    const name = formatAddress(server.addr), host = name.replace(/[[\].]/g, "\\$&");
-    const { code, stdout, stderr } = await run("echo_udp", ["-c", name, "-n", "3", "-i", "0.01"]);
-    assertEquals({ code, stderr }, { code: 0, stderr: "" });
-    const ms = "\\d+\\.\\d\\d", lines = [1, 2, 3].map((seq) => `64 bytes from ${host}: seq=${seq} time=${ms} ms\n`);
-    const summary = `3 sent, 3 received, 0% loss\nmin/avg/max/mdev = ${ms}/${ms}/${ms}/${ms} ms\n`;
-    assertMatch(stdout, new RegExp(`^${lines.join("")}${summary}$`));
-  });
+  test(
+    `echo_udp -n prints a line each and a summary, as ping does, for ${hostname}`,
+    {
+      ignore: hostname === "::1" && NO_IPV6,
+    },
+    async () => {
+      await using server = echoing(hostname);
+      const name = formatAddress(server.addr),
+        host = name.replace(/[[\].]/g, "\\$&");
+      const { code, stdout, stderr } = await run("echo_udp", [
+        "-c",
+        name,
+        "-n",
+        "3",
+        "-i",
+        "0.01",
+      ]);
+      assertEquals({ code, stderr }, { code: 0, stderr: "" });
+      const ms = "\\d+\\.\\d\\d",
+        lines = [1, 2, 3].map((seq) =>
+          `64 bytes from ${host}: seq=${seq} time=${ms} ms\n`
+        );
+      const summary =
+        `3 sent, 3 received, 0% loss\nmin/avg/max/mdev = ${ms}/${ms}/${ms}/${ms} ms\n`;
+      assertMatch(stdout, new RegExp(`^${lines.join("")}${summary}$`));
+    },
+  );
 }
 
 test("echo_udp -n without any answer says so, and is 28", async () => {
   await using server = acting(() => {});
-  const args = ["-c", `127.0.0.1:${server.port}`, "-n", "2", "-i", "0.01", "-w", "0.1"];
+  const args = [
+    "-c",
+    `127.0.0.1:${server.port}`,
+    "-n",
+    "2",
+    "-i",
+    "0.01",
+    "-w",
+    "0.1",
+  ];
   const { code, stdout, stderr } = await run("echo_udp", args);
-  assertEquals({ code, stdout }, { code: 28, stdout: "2 sent, 0 received, 100% loss\n" });
+  assertEquals({ code, stdout }, {
+    code: 28,
+    stdout: "2 sent, 0 received, 100% loss\n",
+  });
   assertMatch(stderr, /^echo_udp: no answer .*\n$/);
   assertEquals(server.received.length, 2);
 });
 
 test("echo_udp -n is 0 when at least one answer came back", async () => {
-  await using server = acting((datagram, reply, n) => n === 2 && reply(datagram));
-  const args = ["-c", `127.0.0.1:${server.port}`, "-n", "3", "-i", "0.01", "-w", "0.2"];
+  await using server = acting((datagram, reply, n) =>
+    n === 2 && reply(datagram)
+  );
+  const args = [
+    "-c",
+    `127.0.0.1:${server.port}`,
+    "-n",
+    "3",
+    "-i",
+    "0.01",
+    "-w",
+    "0.2",
+  ];
   const { code, stdout } = await run("echo_udp", args);
   assertEquals(code, 0);
-  assertMatch(stdout, /^64 bytes from \S+: seq=2 .*\n3 sent, 1 received, 66\.[67]+% loss\nmin\/avg\/max\/mdev = .*\n$/);
+  assertMatch(
+    stdout,
+    /^64 bytes from \S+: seq=2 .*\n3 sent, 1 received, 66\.[67]+% loss\nmin\/avg\/max\/mdev = .*\n$/,
+  );
 });
 
-test("echo_udp -n interrupted prints the summary so far, and is 130", { ignore: WINDOWS }, async () => {
+test("echo_udp -n interrupted prints the summary so far, and is 130", {
+  ignore: WINDOWS,
+}, async () => {
   await using server = echoing();
-  await using client = start("echo_udp", ["-c", `127.0.0.1:${server.addr.port}`, "-n", "100"]);
+  await using client = start("echo_udp", [
+    "-c",
+    `127.0.0.1:${server.addr.port}`,
+    "-n",
+    "100",
+  ]);
   await client.until(/seq=1 .*\n/);
   client.kill("SIGINT");
   const { code, stdout, stderr } = await client.finish();
   assertEquals({ code, stderr }, { code: 130, stderr: "" });
-  assertMatch(stdout, /^64 bytes .*\n1 sent, 1 received, 0% loss\nmin\/avg\/max\/mdev = .*\n$/);
+  assertMatch(
+    stdout,
+    /^64 bytes .*\n1 sent, 1 received, 0% loss\nmin\/avg\/max\/mdev = .*\n$/,
+  );
 });
 
 test("echo_udp -n counts answers that are lost, doubled, out of order, damaged and late, each apart", async () => {
   using time = clock();
   using stranger = new Peer();
-  const held: Uint8Array[] = [], seqs: number[] = [], last = Promise.withResolvers<void>();
+  const held: Uint8Array[] = [],
+    seqs: number[] = [],
+    last = Promise.withResolvers<void>();
   await using server = acting(async (datagram, reply, n) => {
     if (n === 2) return; // lost
     if (n === 3 || n === 7) return void held.push(datagram); // overtaken by the next; late
@@ -1560,12 +2370,28 @@ test("echo_udp -n counts answers that are lost, doubled, out of order, damaged a
     if (seq === 10) last.resolve();
     return Promise.resolve();
   };
-  const { trips, summary } = await pinging(server.addr, { count: 10, timeout: 500, log });
-  assertEquals({ sent: trips.sent, received: trips.received }, { sent: 10, received: 6 });
+  const { trips, summary } = await pinging(server.addr, {
+    count: 10,
+    timeout: 500,
+    log,
+  });
+  assertEquals({ sent: trips.sent, received: trips.received }, {
+    sent: 10,
+    received: 6,
+  });
   assertEquals(seqs, [1, 4, 3, 8, 9, 10]);
   const [counts] = summary.split("\n");
-  assertEquals(counts.split(", ").slice(0, 3), ["10 sent", "6 received", "40% loss"]);
-  assertEquals(counts.split(", ").slice(3).sort(), ["1 duplicate", "1 late", "1 out of order", "2 damaged"]);
+  assertEquals(counts.split(", ").slice(0, 3), [
+    "10 sent",
+    "6 received",
+    "40% loss",
+  ]);
+  assertEquals(counts.split(", ").slice(3).sort(), [
+    "1 duplicate",
+    "1 late",
+    "1 out of order",
+    "2 damaged",
+  ]);
 });
 
 test("echo_udp -n counts an answer out of order once, and not those after it", async () => {
@@ -1584,7 +2410,14 @@ test("echo_udp -n is not fooled by answers that were never asked for", async () 
   await using server = acting(async (datagram, reply, n) => {
     const invented = datagram.slice();
     new DataView(invented.buffer).setUint32(0, 1000 + n);
-    for (const bytes of [invented, new Uint8Array(), new Uint8Array(3), noise(65_000)]) await reply(bytes);
+    for (
+      const bytes of [
+        invented,
+        new Uint8Array(),
+        new Uint8Array(3),
+        noise(65_000),
+      ]
+    ) await reply(bytes);
     await reply(datagram);
   });
   const { seqs, summary } = await pinging(server.addr, { count: 2 });
@@ -1595,20 +2428,47 @@ test("echo_udp -n is not fooled by answers that were never asked for", async () 
 test("echo_udp -n sends on without waiting for answers, and numbers what it sends", async () => {
   await using server = acting(() => {});
   const started = performance.now();
-  const { trips } = await pinging(server.addr, { count: 4, interval: 20, timeout: 50, size: 100 });
+  const { trips } = await pinging(server.addr, {
+    count: 4,
+    interval: 20,
+    timeout: 50,
+    size: 100,
+  });
   assertGreaterOrEqual(performance.now() - started, 3 * 20 + 50 - 5);
   assertEquals(server.received.map(seqOf), [1, 2, 3, 4]);
-  assertEquals(server.received.map(({ length }) => length), [100, 100, 100, 100]);
-  assertEquals({ sent: trips.sent, received: trips.received }, { sent: 4, received: 0 });
+  assertEquals(server.received.map(({ length }) => length), [
+    100,
+    100,
+    100,
+    100,
+  ]);
+  assertEquals({ sent: trips.sent, received: trips.received }, {
+    sent: 4,
+    received: 0,
+  });
 });
 
 for (const size of [4, 5, 1472, LARGEST]) {
   test(`echo_udp -n takes --size ${size}`, async () => {
     await using server = echoing();
-    const args = ["-c", `127.0.0.1:${server.addr.port}`, "-n", "2", "-i", "0", "--size", `${size}`];
+    const args = [
+      "-c",
+      `127.0.0.1:${server.addr.port}`,
+      "-n",
+      "2",
+      "-i",
+      "0",
+      "--size",
+      `${size}`,
+    ];
     const { code, stdout } = await run("echo_udp", args);
     assertEquals(code, 0);
-    assertMatch(stdout, new RegExp(`^(${size} bytes from \\S+: seq=\\d .*\n){2}2 sent, 2 received, 0% loss\n`));
+    assertMatch(
+      stdout,
+      new RegExp(
+        `^(${size} bytes from \\S+: seq=\\d .*\n){2}2 sent, 2 received, 0% loss\n`,
+      ),
+    );
   });
 }
 
@@ -1623,9 +2483,23 @@ test("echo_udp -i 0 sends as fast as answers come back", async () => {
 test("echo_udp -n ends when the signal aborts", async () => {
   await using server = acting(() => {});
   using peer = new Peer();
-  const stop = new AbortController(), trips = new RoundTrips(), { signal } = stop;
-  const given = { count: 9, size: 64, interval: 60_000, timeout: 0, log: () => Promise.resolve() };
-  const done = ping({ socket: peer.socket, to: server.addr, signal, trips, ...given });
+  const stop = new AbortController(),
+    trips = new RoundTrips(),
+    { signal } = stop;
+  const given = {
+    count: 9,
+    size: 64,
+    interval: 60_000,
+    timeout: 0,
+    log: () => Promise.resolve(),
+  };
+  const done = ping({
+    socket: peer.socket,
+    to: server.addr,
+    signal,
+    trips,
+    ...given,
+  });
   stop.abort(new Failure(130, ""));
   const error = await soon(assertRejects(() => done), "the end");
   assertEquals((error as Failure).status, 130);
@@ -1637,19 +2511,37 @@ test("round trips are summed up as ping does it", () => {
   trips.sent = 5;
   assertEquals(`${trips}`, "5 sent, 0 received, 100% loss");
   for (const ms of [1, 2, 3, 4]) trips.add(ms);
-  assertEquals(`${trips}`, "5 sent, 4 received, 20% loss\nmin/avg/max/mdev = 1.00/2.50/4.00/1.12 ms");
+  assertEquals(
+    `${trips}`,
+    "5 sent, 4 received, 20% loss\nmin/avg/max/mdev = 1.00/2.50/4.00/1.12 ms",
+  );
   trips.note("duplicate"), trips.note("late"), trips.note("duplicate");
-  assertMatch(`${trips}`, /^5 sent, 4 received, 20% loss, 2 duplicate, 1 late\nmin/);
+  assertMatch(
+    `${trips}`,
+    /^5 sent, 4 received, 20% loss, 2 duplicate, 1 late\nmin/,
+  );
 });
 
 test("round trips keep their accuracy: one, equal ones, long ones, many", () => {
-  const one = new RoundTrips(), equal = new RoundTrips(), many = new RoundTrips();
+  const one = new RoundTrips(),
+    equal = new RoundTrips(),
+    many = new RoundTrips();
   one.sent = equal.sent = 3, one.add(0.1234);
-  assertEquals(`${one}`, "3 sent, 1 received, 66.7% loss\nmin/avg/max/mdev = 0.12/0.12/0.12/0.00 ms");
+  assertEquals(
+    `${one}`,
+    "3 sent, 1 received, 66.7% loss\nmin/avg/max/mdev = 0.12/0.12/0.12/0.00 ms",
+  );
   for (let i = 0; i < 3; i++) equal.add(1234.567);
-  assertEquals(`${equal}`, "3 sent, 3 received, 0% loss\nmin/avg/max/mdev = 1234.57/1234.57/1234.57/0.00 ms");
-  for (let i = 0; i < 100_000; i++) many.sent++, many.add(i % 2 ? 10_000.25 : 10_000.75);
-  const [, mdev] = `${many}`.match(/mdev = 10000\.25\/10000\.50\/10000\.75\/(\S+) ms/)!;
+  assertEquals(
+    `${equal}`,
+    "3 sent, 3 received, 0% loss\nmin/avg/max/mdev = 1234.57/1234.57/1234.57/0.00 ms",
+  );
+  for (let i = 0; i < 100_000; i++) {
+    many.sent++, many.add(i % 2 ? 10_000.25 : 10_000.75);
+  }
+  const [, mdev] = `${many}`.match(
+    /mdev = 10000\.25\/10000\.50\/10000\.75\/(\S+) ms/,
+  )!;
   assertAlmostEquals(Number(mdev), 0.25, 0.01);
 });
 
@@ -1665,17 +2557,32 @@ test("round trips never call it no loss when something was lost", () => {
 const MEGABYTES = noise(3_000_000);
 
 /** Sends 3 MB through a tool and the server, a datagram at a time, and compares what comes back byte by byte. */
-async function through(command: string, args: (port: number) => string[], chunk: number, hostname = "127.0.0.1") {
+async function through(
+  command: string,
+  args: (port: number) => string[],
+  chunk: number,
+  hostname = "127.0.0.1",
+) {
   await using server = echoing(hostname);
-  const options = { args: args(server.addr.port), stdin: "piped", stdout: "piped", stderr: "inherit" } as const;
+  const options = {
+    args: args(server.addr.port),
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "inherit",
+  } as const;
   const child = new Deno.Command(command, options).spawn();
-  const writer = child.stdin.getWriter(), reader = child.stdout.getReader(), back = new Uint8Array(MEGABYTES.length);
+  const writer = child.stdin.getWriter(),
+    reader = child.stdout.getReader(),
+    back = new Uint8Array(MEGABYTES.length);
   try {
     for (let sent = 0, got = 0; sent < MEGABYTES.length; sent += chunk) {
       const part = MEGABYTES.subarray(sent, sent + chunk);
       await writer.write(part);
       while (got < sent + part.length) {
-        const { value, done } = await soon(reader.read(), `${command}'s output`);
+        const { value, done } = await soon(
+          reader.read(),
+          `${command}'s output`,
+        );
         assert(!done, `${command} ended early`);
         back.set(value, got), got += value.length;
       }
@@ -1712,7 +2619,12 @@ test(
 test(
   "echo_udp gives 3 MB back through socat",
   { ignore: missing("socat") },
-  () => through("socat", (port) => ["-b", "65507", "-", `UDP4:127.0.0.1:${port}`], 60_000),
+  () =>
+    through(
+      "socat",
+      (port) => ["-b", "65507", "-", `UDP4:127.0.0.1:${port}`],
+      60_000,
+    ),
 );
 
 const ASK = `
@@ -1732,7 +2644,11 @@ test("echo_udp gives 3 MB back to python3, in datagrams of the largest size", {
   ignore: missing("python3"),
 }, async () => {
   await using server = echoing();
-  const { code, stdout, stderr } = await feed("python3", ["-c", ASK, `${server.addr.port}`], MEGABYTES);
+  const { code, stdout, stderr } = await feed("python3", [
+    "-c",
+    ASK,
+    `${server.addr.port}`,
+  ], MEGABYTES);
   assertEquals({ code, stderr }, { code: 0, stderr: "" });
   assertSame(stdout, MEGABYTES, "3 MB");
 });
@@ -1748,31 +2664,100 @@ while True:
     s.sendto(data, peer)
 `;
 
-test("echo_udp -c and -n ask the lab sheet's own server", { ignore: NO_IPV6 || missing("python3") }, async () => {
+test("echo_udp -c and -n ask the lab sheet's own server", {
+  ignore: NO_IPV6 || missing("python3"),
+}, async () => {
   await using server = new Running("python3", ["-c", LAB_SHEET]);
   const [, port] = await server.until(/port (\d+)\n/);
-  const lines = await run("echo_udp", ["-c", `localhost:${port}`], "one\n\ntwo");
-  assertEquals(lines, { code: 0, signal: null, stdout: "one\n\ntwo", stderr: "" });
-  const trips = await run("echo_udp", ["-c", `127.0.0.1:${port}`, "-n", "2", "-i", "0", "--size", "1500"]);
+  const lines = await run(
+    "echo_udp",
+    ["-c", `localhost:${port}`],
+    "one\n\ntwo",
+  );
+  assertEquals(lines, {
+    code: 0,
+    signal: null,
+    stdout: "one\n\ntwo",
+    stderr: "",
+  });
+  const trips = await run("echo_udp", [
+    "-c",
+    `127.0.0.1:${port}`,
+    "-n",
+    "2",
+    "-i",
+    "0",
+    "--size",
+    "1500",
+  ]);
   assertMatch(trips.stdout, /2 sent, 2 received, 0% loss\n/);
-  const cut = await run("echo_udp", ["-c", `127.0.0.1:${port}`, "-n", "1", "-w", "0.2", "--size", "1501"]);
-  assertEquals([cut.code, cut.stdout], [28, "1 sent, 0 received, 100% loss, 1 damaged\n"]);
+  const cut = await run("echo_udp", [
+    "-c",
+    `127.0.0.1:${port}`,
+    "-n",
+    "1",
+    "-w",
+    "0.2",
+    "--size",
+    "1501",
+  ]);
+  assertEquals([cut.code, cut.stdout], [
+    28,
+    "1 sent, 0 received, 100% loss, 1 damaged\n",
+  ]);
 });
 
-test("echo_udp -c and -n ask inetd's own echo", { ignore: confined() || missing("inetd") }, async () => {
+test("echo_udp -c and -n ask inetd's own echo", {
+  ignore: confined() || missing("inetd"),
+}, async () => {
   const config = await Deno.makeTempFile();
   try {
-    await Deno.writeTextFile(config, "10.9.8.7:echo dgram udp wait root internal\n");
+    await Deno.writeTextFile(
+      config,
+      "10.9.8.7:echo dgram udp wait root internal\n",
+    );
     // Its port, 7, in a network of its own; loopback's addresses it does not answer.
     const shell = `${network("10.9.8.7/32")} && exec inetd -d -i "$0"`;
-    await using inetd = new Running("unshare", ["-n", "sh", "-c", shell, config]);
+    await using inetd = new Running("unshare", [
+      "-n",
+      "sh",
+      "-c",
+      shell,
+      config,
+    ]);
     await inetd.until(/ADD.*echo/, "stderr");
-    const inside = ["-t", `${inetd.pid}`, "-n", Deno.execPath(), ...ECHO_UDP, "-c", "10.9.8.7:echo"];
+    const inside = [
+      "-t",
+      `${inetd.pid}`,
+      "-n",
+      Deno.execPath(),
+      ...ECHO_UDP,
+      "-c",
+      "10.9.8.7:echo",
+    ];
     const lines = await feed("nsenter", inside, bytesOf("one\n\ntwo"));
-    assertEquals({ ...lines, stdout: textOf(lines.stdout) }, { code: 0, stdout: "one\n\ntwo", stderr: "" });
-    const trips = await feed("nsenter", [...inside, "-n", "3", "-i", "0", "--size", "1024"], new Uint8Array());
-    assertEquals({ code: trips.code, stderr: trips.stderr }, { code: 0, stderr: "" });
-    assertMatch(textOf(trips.stdout), /^(1024 bytes from 10\.9\.8\.7:7: seq=\d .*\n){3}3 sent, 3 received, 0% loss\n/);
+    assertEquals({ ...lines, stdout: textOf(lines.stdout) }, {
+      code: 0,
+      stdout: "one\n\ntwo",
+      stderr: "",
+    });
+    const trips = await feed("nsenter", [
+      ...inside,
+      "-n",
+      "3",
+      "-i",
+      "0",
+      "--size",
+      "1024",
+    ], new Uint8Array());
+    assertEquals({ code: trips.code, stderr: trips.stderr }, {
+      code: 0,
+      stderr: "",
+    });
+    assertMatch(
+      textOf(trips.stdout),
+      /^(1024 bytes from 10\.9\.8\.7:7: seq=\d .*\n){3}3 sent, 3 received, 0% loss\n/,
+    );
   } finally {
     await Deno.remove(config);
   }

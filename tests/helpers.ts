@@ -16,9 +16,17 @@ type Options = Omit<Deno.TestDefinition, "name" | "fn">;
 export function test(name: string, fn: Body): void;
 export function test(name: string, options: Options, fn: Body): void;
 export function test(definition: Deno.TestDefinition): void;
-export function test(first: string | Deno.TestDefinition, second?: Options | Body, third?: Body): void {
-  if (typeof first !== "string") return Deno.test({ timeout: TIMEOUT, ...first, fn: telling(first.fn) });
-  if (typeof second === "function") return Deno.test(first, { timeout: TIMEOUT }, telling(second));
+export function test(
+  first: string | Deno.TestDefinition,
+  second?: Options | Body,
+  third?: Body,
+): void {
+  if (typeof first !== "string") {
+    return Deno.test({ timeout: TIMEOUT, ...first, fn: telling(first.fn) });
+  }
+  if (typeof second === "function") {
+    return Deno.test(first, { timeout: TIMEOUT }, telling(second));
+  }
   Deno.test(first, { timeout: TIMEOUT, ...second }, telling(third!));
 }
 
@@ -46,8 +54,13 @@ export interface Patience {
 
 const LATE = Symbol("late");
 
-function waitedInVain(expected: string, { seconds = PATIENCE, seen }: Patience): Error {
-  const shown = seen ? `; seen: ${Deno.inspect(seen(), { strAbbreviateSize: 2000 })}` : "";
+function waitedInVain(
+  expected: string,
+  { seconds = PATIENCE, seen }: Patience,
+): Error {
+  const shown = seen
+    ? `; seen: ${Deno.inspect(seen(), { strAbbreviateSize: 2000 })}`
+    : "";
   return new Error(`waited ${seconds} s in vain for ${expected}${shown}`);
 }
 
@@ -55,10 +68,20 @@ function waitedInVain(expected: string, { seconds = PATIENCE, seen }: Patience):
  * Waits for a promise, for 10 s at most; then throws with what was expected, and
  * what has been seen instead.
  */
-export async function soon<T>(promise: Promise<T>, expected: string, patience: Patience = {}): Promise<T> {
+export async function soon<T>(
+  promise: Promise<T>,
+  expected: string,
+  patience: Patience = {},
+): Promise<T> {
   const { promise: late, resolve } = Promise.withResolvers<typeof LATE>();
-  const timer = setTimeout(resolve, 1000 * (patience.seconds ?? PATIENCE), LATE);
-  const first = await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+  const timer = setTimeout(
+    resolve,
+    1000 * (patience.seconds ?? PATIENCE),
+    LATE,
+  );
+  const first = await Promise.race([promise, late]).finally(() =>
+    clearTimeout(timer)
+  );
   if (first === LATE) throw waitedInVain(expected, patience); // here, where the stack leads to the test
   return first;
 }
@@ -108,20 +131,36 @@ export class Running implements AsyncDisposable {
   #changed = Promise.withResolvers<void>();
   #over = false;
 
-  constructor(command: string, args: string[], options: Deno.CommandOptions = {}) {
+  constructor(
+    command: string,
+    args: string[],
+    options: Deno.CommandOptions = {},
+  ) {
     this.#command = [command, ...args].join(" ");
-    this.#child = new Deno.Command(command, { stdin: "piped", ...options, args, stdout: "piped", stderr: "piped" })
+    this.#child = new Deno.Command(command, {
+      stdin: "piped",
+      ...options,
+      args,
+      stdout: "piped",
+      stderr: "piped",
+    })
       .spawn();
     underWay.add(this.#child);
     this.#child.status.finally(() => underWay.delete(this.#child));
-    const reading = [this.#read(this.#child.stdout, "stdout"), this.#read(this.#child.stderr, "stderr")];
+    const reading = [
+      this.#read(this.#child.stdout, "stdout"),
+      this.#read(this.#child.stderr, "stderr"),
+    ];
     this.#reading = Promise.all(reading).finally(() => {
       this.#over = true;
       this.#tell();
     });
   }
 
-  async #read(from: ReadableStream<Uint8Array>, name: "stdout" | "stderr"): Promise<void> {
+  async #read(
+    from: ReadableStream<Uint8Array>,
+    name: "stdout" | "stderr",
+  ): Promise<void> {
     const decoder = new TextDecoder();
     for await (const bytes of from) {
       this[name] += decoder.decode(bytes, { stream: true });
@@ -136,7 +175,11 @@ export class Running implements AsyncDisposable {
 
   /** What it has printed, the end of it where it is much. */
   #seen() {
-    return { command: this.#command, stdout: this.stdout.slice(-2000), stderr: this.stderr.slice(-2000) };
+    return {
+      command: this.#command,
+      stdout: this.stdout.slice(-2000),
+      stderr: this.stderr.slice(-2000),
+    };
   }
 
   get pid(): number {
@@ -151,7 +194,9 @@ export class Running implements AsyncDisposable {
   async type(text: string): Promise<void> {
     const writer = this.stdin.getWriter();
     const writing = writer.write(new TextEncoder().encode(text));
-    await soon(writing, "a program to read its input", { seen: () => this.#seen() });
+    await soon(writing, "a program to read its input", {
+      seen: () => this.#seen(),
+    });
     writer.releaseLock();
   }
 
@@ -159,15 +204,27 @@ export class Running implements AsyncDisposable {
    * Waits, for 10 s at most, until the output matches, and returns the match.
    * Throws when the process ends without.
    */
-  async until(pattern: RegExp, from: "stdout" | "stderr" = "stdout"): Promise<RegExpMatchArray> {
-    return await soon(this.#match(pattern, from), `${pattern} on ${from}`, { seen: () => this.#seen() });
+  async until(
+    pattern: RegExp,
+    from: "stdout" | "stderr" = "stdout",
+  ): Promise<RegExpMatchArray> {
+    return await soon(this.#match(pattern, from), `${pattern} on ${from}`, {
+      seen: () => this.#seen(),
+    });
   }
 
-  async #match(pattern: RegExp, from: "stdout" | "stderr"): Promise<RegExpMatchArray> {
+  async #match(
+    pattern: RegExp,
+    from: "stdout" | "stderr",
+  ): Promise<RegExpMatchArray> {
     for (;;) {
       const match = this[from].match(pattern);
       if (match) return match;
-      if (this.#over) throw new Error(`ended without ${pattern} on ${from}: ${Deno.inspect(this.#seen())}`);
+      if (this.#over) {
+        throw new Error(
+          `ended without ${pattern} on ${from}: ${Deno.inspect(this.#seen())}`,
+        );
+      }
       await this.#changed.promise;
     }
   }
@@ -180,7 +237,10 @@ export class Running implements AsyncDisposable {
   async finish(seconds = PATIENCE): Promise<Finished> {
     const finishing = this.#finish();
     try {
-      return await soon(finishing, "the end of a program", { seconds, seen: () => this.#seen() });
+      return await soon(finishing, "the end of a program", {
+        seconds,
+        seen: () => this.#seen(),
+      });
     } catch (error) {
       end(this.#child);
       throw error;
@@ -189,10 +249,16 @@ export class Running implements AsyncDisposable {
 
   async #finish(): Promise<Finished> {
     await this.stdin.close().catch(() => {});
-    const [{ code, signal }] = await Promise.all([this.#child.status, this.#reading]);
+    const [{ code, signal }] = await Promise.all([
+      this.#child.status,
+      this.#reading,
+    ]);
     // On a fresh machine Deno may still be fetching what it needs, and says so.
     // deno-lint-ignore no-control-regex
-    const stderr = this.stderr.replace(/^(\x1b\[\d*m)*Download(\x1b\[\d*m)* https?:\S+\n/gm, "");
+    const stderr = this.stderr.replace(
+      /^(\x1b\[\d*m)*Download(\x1b\[\d*m)* https?:\S+\n/gm,
+      "",
+    );
     return { code, signal, stdout: this.stdout, stderr };
   }
 
@@ -203,9 +269,19 @@ export class Running implements AsyncDisposable {
 }
 
 /** Starts a script of the project, `echo_tcp` for instance, in a process of its own. */
-export function start(name: string, args: string[] = [], options: Deno.CommandOptions = {}): Running {
+export function start(
+  name: string,
+  args: string[] = [],
+  options: Deno.CommandOptions = {},
+): Running {
   const script = new URL(`${name}.ts`, ROOT).href;
-  return new Running(Deno.execPath(), ["run", "-A", "--no-prompt", script, ...args], { cwd: ROOT, ...options });
+  return new Running(Deno.execPath(), [
+    "run",
+    "-A",
+    "--no-prompt",
+    script,
+    ...args,
+  ], { cwd: ROOT, ...options });
 }
 
 /** Runs a script to its end, with `input` on its standard input. */
@@ -215,23 +291,39 @@ export async function run(
   input = "",
   options: Deno.CommandOptions = {},
 ): Promise<Finished> {
-  const running = start(name, args, { ...options, env: { NO_COLOR: "1", ...options.env } });
+  const running = start(name, args, {
+    ...options,
+    env: { NO_COLOR: "1", ...options.env },
+  });
   if (input) await running.type(input).catch(() => {});
   return await running.finish();
 }
 
 /** Starts a server script on a free port, and waits until it listens. */
-export async function serve(name: string, args: string[] = [], options: Deno.CommandOptions = {}) {
+export async function serve(
+  name: string,
+  args: string[] = [],
+  options: Deno.CommandOptions = {},
+) {
   const server = start(name, ["--port", "0", ...args], options);
-  const port = Number((await server.until(/listening on \w+:\/\/\S+:(\d+)\n/))[1]);
+  const port = Number(
+    (await server.until(/listening on \w+:\/\/\S+:(\d+)\n/))[1],
+  );
   return Object.assign(server, { port });
 }
 
 /** Whether a program is not installed: for `ignore`, so that the test is skipped by name. */
 export function missing(program: string): boolean {
-  const [look, ...args] = Deno.build.os === "windows" ? ["where", program] : ["sh", "-c", `command -v ${program}`];
-  const found = new Deno.Command(look, { args, stdout: "null", stderr: "null" }).outputSync().success;
-  if (!found && Deno.env.get("CI")) throw new Error(`${program} is not installed, and nothing is skipped in CI`);
+  const [look, ...args] = Deno.build.os === "windows"
+    ? ["where", program]
+    : ["sh", "-c", `command -v ${program}`];
+  const found = new Deno.Command(look, { args, stdout: "null", stderr: "null" })
+    .outputSync().success;
+  if (!found && Deno.env.get("CI")) {
+    throw new Error(
+      `${program} is not installed, and nothing is skipped in CI`,
+    );
+  }
   return !found;
 }
 

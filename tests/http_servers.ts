@@ -3,18 +3,27 @@ import { download, type Options } from "../http_get.ts";
 import { Failure } from "../utils.ts";
 
 /** Text of one byte a character as bytes, and back. */
-export const bytes = (text: string): Uint8Array<ArrayBuffer> => Uint8Array.from(text, (c) => c.charCodeAt(0));
-export const text = (bytes: Uint8Array): string => bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
+export const bytes = (text: string): Uint8Array<ArrayBuffer> =>
+  Uint8Array.from(text, (c) => c.charCodeAt(0));
+export const text = (bytes: Uint8Array): string =>
+  bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
 
 /** Bytes, compressed. */
-export async function compress(format: CompressionFormat, plain: Uint8Array<ArrayBuffer>): Promise<Uint8Array> {
-  return await new Response(new Blob([plain]).stream().pipeThrough(new CompressionStream(format))).bytes();
+export async function compress(
+  format: CompressionFormat,
+  plain: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array> {
+  return await new Response(
+    new Blob([plain]).stream().pipeThrough(new CompressionStream(format)),
+  ).bytes();
 }
 
 /** Bytes in no order, so that a piece lost, doubled or moved shows. */
 export function random(length: number): Uint8Array<ArrayBuffer> {
   const all = new Uint8Array(length);
-  for (let i = 0; i < length; i += 65_536) crypto.getRandomValues(all.subarray(i, i + 65_536));
+  for (let i = 0; i < length; i += 65_536) {
+    crypto.getRandomValues(all.subarray(i, i + 65_536));
+  }
   return all;
 }
 
@@ -22,7 +31,9 @@ export function random(length: number): Uint8Array<ArrayBuffer> {
 export async function checksum(...parts: Uint8Array[]): Promise<string> {
   const all = await new Blob(parts as Uint8Array<ArrayBuffer>[]).arrayBuffer();
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", all));
-  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join(
+    "",
+  );
 }
 
 /** A folder that is gone afterwards. */
@@ -42,9 +53,15 @@ export class RawServer implements AsyncDisposable {
   readonly #conns = new Set<Deno.Conn>();
   readonly #serving: Promise<void>;
 
-  constructor(handle: string | ((conn: Deno.Conn, request: string) => Promise<unknown>), listener?: Deno.Listener) {
-    this.#listener = listener ?? Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const answer = typeof handle === "string" ? (conn: Deno.Conn) => write(conn, handle) : handle;
+  constructor(
+    handle: string | ((conn: Deno.Conn, request: string) => Promise<unknown>),
+    listener?: Deno.Listener,
+  ) {
+    this.#listener = listener ??
+      Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const answer = typeof handle === "string"
+      ? (conn: Deno.Conn) => write(conn, handle)
+      : handle;
     this.#serving = this.#serve(answer);
   }
 
@@ -59,19 +76,27 @@ export class RawServer implements AsyncDisposable {
     const sessions: Promise<void>[] = [];
     for (;;) {
       const conn = await this.#listener.accept().catch((error) => {
-        if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) return null;
+        if (
+          error instanceof Deno.errors.BadResource ||
+          error instanceof Deno.errors.Interrupted
+        ) return null;
       });
       if (conn === null) break;
       if (conn) sessions.push(this.#session(conn, answer));
     }
     await Promise.all(sessions);
   }
-  async #session(conn: Deno.Conn, answer: (conn: Deno.Conn, request: string) => Promise<unknown>) {
+  async #session(
+    conn: Deno.Conn,
+    answer: (conn: Deno.Conn, request: string) => Promise<unknown>,
+  ) {
     this.#conns.add(conn);
     try {
       let request = "";
       const buffer = new Uint8Array(65_536);
-      while (!request.includes("\r\n\r\n")) request += text(buffer.subarray(0, await conn.read(buffer) ?? fail()));
+      while (!request.includes("\r\n\r\n")) {
+        request += text(buffer.subarray(0, await conn.read(buffer) ?? fail()));
+      }
       this.requests.push(request);
       await answer(conn, request);
     } catch { /* the client left, which is its right */ }
@@ -91,9 +116,14 @@ function fail(): never {
 }
 
 /** Writes text, all of it. */
-export async function write(conn: Pick<Deno.Conn, "write">, answer: string | Uint8Array): Promise<void> {
+export async function write(
+  conn: Pick<Deno.Conn, "write">,
+  answer: string | Uint8Array,
+): Promise<void> {
   const all = typeof answer === "string" ? bytes(answer) : answer;
-  for (let sent = 0; sent < all.length;) sent += await conn.write(all.subarray(sent));
+  for (let sent = 0; sent < all.length;) {
+    sent += await conn.write(all.subarray(sent));
+  }
 }
 
 /** Keeps a connection open until the other side closes it. */
@@ -102,18 +132,23 @@ export async function hold(conn: Deno.Conn): Promise<void> {
 }
 
 /** What came of a download: what was written, and the status that http_get would exit with. */
-export async function collect(options: Omit<Options, "write"> & Partial<Options>): Promise<{
+export async function collect(
+  options: Omit<Options, "write"> & Partial<Options>,
+): Promise<{
   body: string;
   code: number;
   message: string;
 }> {
   let body = "";
-  const write = (bytes: Uint8Array) => Promise.resolve(void (body += text(bytes)));
+  const write = (bytes: Uint8Array) =>
+    Promise.resolve(void (body += text(bytes)));
   try {
     await download({ write, ...options });
     return { body, code: 0, message: "" };
   } catch (error) {
-    if (error instanceof Failure) return { body, code: error.status, message: error.message };
+    if (error instanceof Failure) {
+      return { body, code: error.status, message: error.message };
+    }
     throw error;
   }
 }

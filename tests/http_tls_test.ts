@@ -11,14 +11,34 @@ class Authority implements Disposable {
   constructor() {
     Deno.writeTextFileSync(
       this.#path("conf"),
-      `[ca]\ndefault_ca=d\n[d]\ndatabase=${this.#path("index")}\nnew_certs_dir=${this.#dir.path}\nrand_serial=yes\n` +
+      `[ca]\ndefault_ca=d\n[d]\ndatabase=${
+        this.#path("index")
+      }\nnew_certs_dir=${this.#dir.path}\nrand_serial=yes\n` +
         "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n[req]\ndistinguished_name=p\n",
     );
     Deno.writeTextFileSync(this.#path("index"), "");
-    this.#openssl("req -x509 -days 9 -subj /CN=authority -addext basicConstraints=critical,CA:TRUE", "ca");
-    this.#certify("here", "DNS:localhost,IP:127.0.0.1,IP:::1", "20200101000000Z", "20990101000000Z");
-    this.#certify("elsewhere", "DNS:elsewhere.example", "20200101000000Z", "20990101000000Z");
-    this.#certify("expired", "DNS:localhost,IP:127.0.0.1", "20200101000000Z", "20200201000000Z");
+    this.#openssl(
+      "req -x509 -days 9 -subj /CN=authority -addext basicConstraints=critical,CA:TRUE",
+      "ca",
+    );
+    this.#certify(
+      "here",
+      "DNS:localhost,IP:127.0.0.1,IP:::1",
+      "20200101000000Z",
+      "20990101000000Z",
+    );
+    this.#certify(
+      "elsewhere",
+      "DNS:elsewhere.example",
+      "20200101000000Z",
+      "20990101000000Z",
+    );
+    this.#certify(
+      "expired",
+      "DNS:localhost,IP:127.0.0.1",
+      "20200101000000Z",
+      "20200201000000Z",
+    );
   }
   #path(name: string): string {
     return `${this.#dir.path}/${name}`;
@@ -27,17 +47,29 @@ class Authority implements Disposable {
     const key = command.startsWith("req")
       ? "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -keyout"
       : "-keyfile";
-    const args = `${command} -config ${this.#path("conf")} ${key} ${this.#path(output ? `${name}.key` : "ca.key")}`;
+    const args = `${command} -config ${this.#path("conf")} ${key} ${
+      this.#path(output ? `${name}.key` : "ca.key")
+    }`;
     const { success, stderr } = new Deno.Command("openssl", {
-      args: [...args.split(" "), "-out", this.#path(`${name}.${output || "pem"}`)],
+      args: [
+        ...args.split(" "),
+        "-out",
+        this.#path(`${name}.${output || "pem"}`),
+      ],
     }).outputSync();
     if (!success) throw new Error(new TextDecoder().decode(stderr));
   }
   #certify(name: string, names: string, from: string, to: string) {
     Deno.writeTextFileSync(this.#path("ext"), `subjectAltName=${names}\n`);
     this.#openssl(`req -subj /CN=${name}`, name, "csr");
-    const files = `-in ${this.#path(`${name}.csr`)} -cert ${this.#path("ca.pem")} -extfile ${this.#path("ext")}`;
-    this.#openssl(`ca -batch -notext -startdate ${from} -enddate ${to} ${files}`, name, "");
+    const files = `-in ${this.#path(`${name}.csr`)} -cert ${
+      this.#path("ca.pem")
+    } -extfile ${this.#path("ext")}`;
+    this.#openssl(
+      `ca -batch -notext -startdate ${from} -enddate ${to} ${files}`,
+      name,
+      "",
+    );
   }
   get file(): string {
     return this.#path("ca.pem");
@@ -46,7 +78,9 @@ class Authority implements Disposable {
     return [Deno.readTextFileSync(this.file)];
   }
   listen(name: string, hostname = "127.0.0.1"): Deno.TlsListener {
-    const [cert, key] = ["pem", "key"].map((type) => Deno.readTextFileSync(this.#path(`${name}.${type}`)));
+    const [cert, key] = ["pem", "key"].map((type) =>
+      Deno.readTextFileSync(this.#path(`${name}.${type}`))
+    );
     return Deno.listenTls({ hostname, port: 0, cert, key });
   }
   [Symbol.dispose](): void {
@@ -54,71 +88,130 @@ class Authority implements Disposable {
   }
 }
 
-test("http_get speaks TLS with a server whose authority it was told of, by name and by address", TLS, async () => {
-  using authority = new Authority();
-  const { caCerts } = authority;
-  await using server = new RawServer(HI, authority.listen("here"));
-  const { port } = server, hi = { body: "hi", code: 0, message: "" };
-  assertEquals(await collect({ url: server.url("/a", "https"), caCerts }), hi);
-  assertEquals(await collect({ url: new URL(`https://localhost:${port}/b`), caCerts, family: 4 }), hi);
-  assertEquals(server.requests.map((request) => request.match(/Host: (.*)\r/)![1]), [
-    `127.0.0.1:${port}`,
-    `localhost:${port}`,
-  ]);
-  await using six = new RawServer(HI, authority.listen("here", "::1"));
-  assertEquals(await collect({ url: new URL(`https://[::1]:${six.port}/`), caCerts }), hi);
+test(
+  "http_get speaks TLS with a server whose authority it was told of, by name and by address",
+  TLS,
+  async () => {
+    using authority = new Authority();
+    const { caCerts } = authority;
+    await using server = new RawServer(HI, authority.listen("here"));
+    const { port } = server, hi = { body: "hi", code: 0, message: "" };
+    assertEquals(
+      await collect({ url: server.url("/a", "https"), caCerts }),
+      hi,
+    );
+    assertEquals(
+      await collect({
+        url: new URL(`https://localhost:${port}/b`),
+        caCerts,
+        family: 4,
+      }),
+      hi,
+    );
+    assertEquals(
+      server.requests.map((request) => request.match(/Host: (.*)\r/)![1]),
+      [
+        `127.0.0.1:${port}`,
+        `localhost:${port}`,
+      ],
+    );
+    await using six = new RawServer(HI, authority.listen("here", "::1"));
+    assertEquals(
+      await collect({ url: new URL(`https://[::1]:${six.port}/`), caCerts }),
+      hi,
+    );
 
-  // A wrong name, a certificate that expired, an authority that nobody knows: nothing is sent, nothing printed.
-  const untrusted: [certificate: string, says: RegExp, caCerts?: string[]][] = [
-    ["elsewhere", /not valid for name "127\.0\.0\.1".*elsewhere\.example/, caCerts],
-    ["expired", /expired/i, caCerts],
-    ["here", /unknown authority \(--cacert FILE adds one\)/],
-  ];
-  for (const [certificate, says, caCerts] of untrusted) {
-    await using server = new RawServer(HI, authority.listen(certificate));
-    const { body, code, message } = await collect({ url: server.url("/", "https"), caCerts, include: true });
-    assertEquals([body, code, server.requests], ["", 60, []], message);
-    assertMatch(message, /^the certificate of 127\.0\.0\.1 is not trusted: /);
-    assertMatch(message, says);
-  }
+    // A wrong name, a certificate that expired, an authority that nobody knows: nothing is sent, nothing printed.
+    const untrusted: [certificate: string, says: RegExp, caCerts?: string[]][] =
+      [
+        [
+          "elsewhere",
+          /not valid for name "127\.0\.0\.1".*elsewhere\.example/,
+          caCerts,
+        ],
+        ["expired", /expired/i, caCerts],
+        ["here", /unknown authority \(--cacert FILE adds one\)/],
+      ];
+    for (const [certificate, says, caCerts] of untrusted) {
+      await using server = new RawServer(HI, authority.listen(certificate));
+      const { body, code, message } = await collect({
+        url: server.url("/", "https"),
+        caCerts,
+        include: true,
+      });
+      assertEquals([body, code, server.requests], ["", 60, []], message);
+      assertMatch(message, /^the certificate of 127\.0\.0\.1 is not trusted: /);
+      assertMatch(message, says);
+    }
 
-  // Redirects into TLS are followed, and lose what is secret; those out of it are not followed.
-  await using plain = new RawServer(`HTTP/1.1 301 Moved\r\nLocation: ${server.url("/", "https").href}\r\n\r\n`);
-  const headers: [string, string][] = [["Cookie", "crumb"]];
-  assertEquals(await collect({ url: plain.url(), caCerts, location: true, headers }), hi);
-  assert(plain.requests[0].includes("crumb") && !server.requests.at(-1)!.includes("crumb"));
-  await using down = new RawServer(
-    `HTTP/1.1 301 Moved\r\nLocation: ${plain.url().href}\r\n\r\n`,
-    authority.listen("here"),
-  );
-  const { code, message } = await collect({ url: down.url("/", "https"), caCerts, location: true });
-  assertEquals([code, plain.requests.length], [1, 1]);
-  assertMatch(message, /^not redirected from https: to http:$/);
-});
+    // Redirects into TLS are followed, and lose what is secret; those out of it are not followed.
+    await using plain = new RawServer(
+      `HTTP/1.1 301 Moved\r\nLocation: ${
+        server.url("/", "https").href
+      }\r\n\r\n`,
+    );
+    const headers: [string, string][] = [["Cookie", "crumb"]];
+    assertEquals(
+      await collect({ url: plain.url(), caCerts, location: true, headers }),
+      hi,
+    );
+    assert(
+      plain.requests[0].includes("crumb") &&
+        !server.requests.at(-1)!.includes("crumb"),
+    );
+    await using down = new RawServer(
+      `HTTP/1.1 301 Moved\r\nLocation: ${plain.url().href}\r\n\r\n`,
+      authority.listen("here"),
+    );
+    const { code, message } = await collect({
+      url: down.url("/", "https"),
+      caCerts,
+      location: true,
+    });
+    assertEquals([code, plain.requests.length], [1, 1]);
+    assertMatch(message, /^not redirected from https: to http:$/);
+  },
+);
 
-test("http_get takes authorities from --cacert and from the system, and shows TLS with -v", TLS, async () => {
-  using authority = new Authority();
-  await using server = new RawServer(HI, authority.listen("here"));
-  const url = server.url("/", "https").href, known = { env: { SSL_CERT_FILE: authority.file, SSL_CERT_DIR: "" } };
-  const [told, system, neither] = await Promise.all([
-    run("http_get", ["-v", "--diagram", `${authority.file}.md`, "--cacert", authority.file, url]),
-    run("http_get", [url], "", known),
-    run("http_get", ["-v", url]),
-  ]);
-  assertEquals([told.code, told.stdout], [0, "hi"]);
-  assertMatch(
-    told.stderr,
-    /\* connected to .*\n.*\* TLS with 127\.0\.0\.1\n.*> \d+ bytes "GET \/ HTTP.*\n.*< \d+ bytes "HTTP/,
-  );
-  const drawing = await Deno.readTextFile(`${authority.file}.md`);
-  assertMatch(drawing, /client-->>s1: ClientHello\n.*s1-->>client: ServerHello, Certificate, Finished\n/);
-  assertEquals([system.code, system.stdout, system.stderr], [0, "hi", ""]);
-  assertEquals([neither.code, neither.stdout], [60, ""]);
-  assert(!neither.stderr.includes("> "), "nothing was sent");
-});
+test(
+  "http_get takes authorities from --cacert and from the system, and shows TLS with -v",
+  TLS,
+  async () => {
+    using authority = new Authority();
+    await using server = new RawServer(HI, authority.listen("here"));
+    const url = server.url("/", "https").href,
+      known = { env: { SSL_CERT_FILE: authority.file, SSL_CERT_DIR: "" } };
+    const [told, system, neither] = await Promise.all([
+      run("http_get", [
+        "-v",
+        "--diagram",
+        `${authority.file}.md`,
+        "--cacert",
+        authority.file,
+        url,
+      ]),
+      run("http_get", [url], "", known),
+      run("http_get", ["-v", url]),
+    ]);
+    assertEquals([told.code, told.stdout], [0, "hi"]);
+    assertMatch(
+      told.stderr,
+      /\* connected to .*\n.*\* TLS with 127\.0\.0\.1\n.*> \d+ bytes "GET \/ HTTP.*\n.*< \d+ bytes "HTTP/,
+    );
+    const drawing = await Deno.readTextFile(`${authority.file}.md`);
+    assertMatch(
+      drawing,
+      /client-->>s1: ClientHello\n.*s1-->>client: ServerHello, Certificate, Finished\n/,
+    );
+    assertEquals([system.code, system.stdout, system.stderr], [0, "hi", ""]);
+    assertEquals([neither.code, neither.stdout], [60, ""]);
+    assert(!neither.stderr.includes("> "), "nothing was sent");
+  },
+);
 
 test("http_get says 35 for a plain server behind https, or one that hangs up", async () => {
-  const raw = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = raw.addr;
+  const raw = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    { port } = raw.addr;
   const answers = ["HTTP/1.1 400 Bad Request\r\n\r\n", ""];
   const serving = (async () => {
     for (const answer of answers) {
@@ -130,14 +223,18 @@ test("http_get says 35 for a plain server behind https, or one that hangs up", a
   })();
   const url = new URL(`https://127.0.0.1:${port}/`);
   const plain = await collect({ url });
-  assertEquals([plain.code, plain.message], [35, "no TLS with 127.0.0.1: it does not speak TLS: try http://"]);
+  assertEquals([plain.code, plain.message], [
+    35,
+    "no TLS with 127.0.0.1: it does not speak TLS: try http://",
+  ]);
   assertEquals((await collect({ url })).code, 35);
   await serving;
   raw.close();
 });
 
 test("http_get takes a server that is silent in the handshake for one that it cannot connect to", async () => {
-  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = silent.addr;
+  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    { port } = silent.addr;
   const accepted = silent.accept();
   const url = new URL(`https://127.0.0.1:${port}/`);
   const { code, message } = await collect({ url, "connect-timeout": 200 });
@@ -150,10 +247,13 @@ test("http_get takes a server that is silent in the handshake for one that it ca
 function relay(to: number, cut: Promise<void>) {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const serving = (async () => {
-    const client = await listener.accept(), server = await Deno.connect({ hostname: "127.0.0.1", port: to });
+    const client = await listener.accept(),
+      server = await Deno.connect({ hostname: "127.0.0.1", port: to });
     const pass = async (from: Deno.Conn, to: Deno.Conn) => {
       const buffer = new Uint8Array(16_384);
-      for (let n; (n = await from.read(buffer).catch(() => null)) !== null;) await write(to, buffer.subarray(0, n));
+      for (let n; (n = await from.read(buffer).catch(() => null)) !== null;) {
+        await write(to, buffer.subarray(0, n));
+      }
     };
     const passing = [pass(client, server), pass(server, client)];
     await cut;
@@ -163,41 +263,69 @@ function relay(to: number, cut: Promise<void>) {
   return { port: listener.addr.port, serving };
 }
 
-test("http_get says 18 for TLS that is cut off, as the end of the body may be missing", TLS, async () => {
-  using authority = new Authority();
-  for (
-    const [answer, code] of [["\r\nhi", 18], ["Content-Length: 3\r\n\r\nhi", 18], [
-      "Content-Length: 2\r\n\r\nhi",
-      0,
-    ]] as const
-  ) {
+test(
+  "http_get says 18 for TLS that is cut off, as the end of the body may be missing",
+  TLS,
+  async () => {
+    using authority = new Authority();
+    for (
+      const [answer, code] of [["\r\nhi", 18], [
+        "Content-Length: 3\r\n\r\nhi",
+        18,
+      ], [
+        "Content-Length: 2\r\n\r\nhi",
+        0,
+      ]] as const
+    ) {
+      await using server = new RawServer(
+        (conn) =>
+          write(conn, `HTTP/1.1 200 OK\r\n${answer}`).then(() => hold(conn)),
+        authority.listen("here"),
+      );
+      const seen = Promise.withResolvers<void>(),
+        middle = relay(server.port, seen.promise);
+      const url = new URL(`https://127.0.0.1:${middle.port}/`);
+      const take = () => Promise.resolve(seen.resolve());
+      assertEquals(
+        (await collect({ url, caCerts: authority.caCerts, write: take })).code,
+        code,
+        answer,
+      );
+      await middle.serving;
+    }
+  },
+);
+
+test(
+  "http_get says 52 for TLS that is cut off before an answer",
+  TLS,
+  async () => {
+    using authority = new Authority();
+    const asked = Promise.withResolvers<void>();
     await using server = new RawServer(
-      (conn) => write(conn, `HTTP/1.1 200 OK\r\n${answer}`).then(() => hold(conn)),
+      (conn) => (asked.resolve(), hold(conn)),
       authority.listen("here"),
     );
-    const seen = Promise.withResolvers<void>(), middle = relay(server.port, seen.promise);
-    const url = new URL(`https://127.0.0.1:${middle.port}/`);
-    const take = () => Promise.resolve(seen.resolve());
-    assertEquals((await collect({ url, caCerts: authority.caCerts, write: take })).code, code, answer);
+    const middle = relay(server.port, asked.promise),
+      url = new URL(`https://127.0.0.1:${middle.port}/`);
+    assertEquals((await collect({ url, caCerts: authority.caCerts })).code, 52);
     await middle.serving;
-  }
-});
+  },
+);
 
-test("http_get says 52 for TLS that is cut off before an answer", TLS, async () => {
-  using authority = new Authority();
-  const asked = Promise.withResolvers<void>();
-  await using server = new RawServer((conn) => (asked.resolve(), hold(conn)), authority.listen("here"));
-  const middle = relay(server.port, asked.promise), url = new URL(`https://127.0.0.1:${middle.port}/`);
-  assertEquals((await collect({ url, caCerts: authority.caCerts })).code, 52);
-  await middle.serving;
-});
-
-test("http_get takes longer than --connect-timeout, once it is connected", TLS, async () => {
-  using authority = new Authority();
-  await using server = new RawServer(async (conn) => {
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    await write(conn, HI);
-  }, authority.listen("here"));
-  const url = server.url("/", "https"), { caCerts } = authority;
-  assertEquals((await collect({ url, caCerts, "connect-timeout": 400 })).body, "hi");
-});
+test(
+  "http_get takes longer than --connect-timeout, once it is connected",
+  TLS,
+  async () => {
+    using authority = new Authority();
+    await using server = new RawServer(async (conn) => {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      await write(conn, HI);
+    }, authority.listen("here"));
+    const url = server.url("/", "https"), { caCerts } = authority;
+    assertEquals(
+      (await collect({ url, caCerts, "connect-timeout": 400 })).body,
+      "hi",
+    );
+  },
+);

@@ -13,7 +13,8 @@
 import { Failure, reason, run, say } from "../utils.ts";
 
 const ROOT = new URL("..", import.meta.url);
-const path = (name: string) => decodeURIComponent(new URL(name, ROOT).pathname.replace(/^\/(?=[A-Z]:)/, ""));
+const path = (name: string) =>
+  decodeURIComponent(new URL(name, ROOT).pathname.replace(/^\/(?=[A-Z]:)/, ""));
 
 // Sockets like those that the servers open by default, IPv6 that takes IPv4 too, but out of the network's reach.
 const HOSTS = ["::ffff:127.0.0.1", "127.0.0.1"]; // the second one where there is no IPv6
@@ -26,7 +27,18 @@ type Peer = { name: string; program: string; args: string[]; clients?: number };
 const ours = (name: string): Peer => ({
   name,
   program: Deno.execPath(),
-  args: ["run", "--quiet", "--no-prompt", "--allow-net", "--unstable-net", path(name), "-q", "--port", "0", "--host"],
+  args: [
+    "run",
+    "--quiet",
+    "--no-prompt",
+    "--allow-net",
+    "--unstable-net",
+    path(name),
+    "-q",
+    "--port",
+    "0",
+    "--host",
+  ],
 });
 
 const NODE_TCP = `
@@ -69,26 +81,48 @@ const PEERS: Record<Transport, Peer[]> = {
   tcp: [
     ours("echo_tcp.ts"),
     { name: "Node net", program: "node", args: ["-e", NODE_TCP] },
-    { name: "Python (lab sheet)", program: "python3", args: ["-c", PYTHON_TCP], clients: 1 },
+    {
+      name: "Python (lab sheet)",
+      program: "python3",
+      args: ["-c", PYTHON_TCP],
+      clients: 1,
+    },
   ],
   udp: [
     ours("echo_udp.ts"),
     { name: "Node dgram", program: "node", args: ["-e", NODE_UDP] },
-    { name: "Python (lab sheet)", program: "python3", args: ["-c", PYTHON_UDP] },
+    {
+      name: "Python (lab sheet)",
+      program: "python3",
+      args: ["-c", PYTHON_UDP],
+    },
   ],
 };
 
 /** How many connections, or datagrams under way at a time, and of how many bytes the messages are. */
 type Load = { count: number; bytes: number };
 const LOADS: Record<Transport, Load[]> = {
-  tcp: [{ count: 1, bytes: 64 }, { count: 64, bytes: 64 }, { count: 8, bytes: 65_536 }],
-  udp: [{ count: 1, bytes: 64 }, { count: 32, bytes: 64 }, { count: 8, bytes: 8192 }],
+  tcp: [{ count: 1, bytes: 64 }, { count: 64, bytes: 64 }, {
+    count: 8,
+    bytes: 65_536,
+  }],
+  udp: [{ count: 1, bytes: 64 }, { count: 32, bytes: 64 }, {
+    count: 8,
+    bytes: 8192,
+  }],
 };
 
 /** What programs print, or undefined where there is no such program, or it fails. */
-async function ask(program: string, ...args: string[]): Promise<string | undefined> {
+async function ask(
+  program: string,
+  ...args: string[]
+): Promise<string | undefined> {
   try {
-    const { success, stdout } = await new Deno.Command(program, { args, env: { LC_ALL: "C" }, stderr: "null" })
+    const { success, stdout } = await new Deno.Command(program, {
+      args,
+      env: { LC_ALL: "C" },
+      stderr: "null",
+    })
       .output();
     return success ? new TextDecoder().decode(stdout).trim() : undefined;
   } catch {
@@ -105,9 +139,19 @@ async function machine() {
   const system = (await ask("uname", "-sr"))?.match(/^\S+ [\d.]*\d/)?.[0];
   // Where there is no `node`, Deno may run itself in its place: that says another version.
   const node = (await ask("node", "--version"))?.match(/^v([\d.]+)/)?.[1];
-  const python3 = (await ask("python3", "--version"))?.match(/^Python ([\d.]+)/)?.[1];
-  const versions: Record<string, string | undefined> = { deno: Deno.version.deno, node, python3 };
-  return { cpu: cpu ?? arch, cores: navigator.hardwareConcurrency, os: system ?? os, versions };
+  const python3 = (await ask("python3", "--version"))?.match(/^Python ([\d.]+)/)
+    ?.[1];
+  const versions: Record<string, string | undefined> = {
+    deno: Deno.version.deno,
+    node,
+    python3,
+  };
+  return {
+    cpu: cpu ?? arch,
+    cores: navigator.hardwareConcurrency,
+    os: system ?? os,
+    versions,
+  };
 }
 
 function kill(child: Deno.ChildProcess): void {
@@ -127,7 +171,9 @@ class Workbench implements AsyncDisposable {
       this.folder = Deno.makeTempDirSync({ dir: "/tmp", prefix: "bench-" });
     } catch { /* nothing is compiled, then */ }
     globalThis.addEventListener("unload", this.#clear); // a second Ctrl-C exits at once
-    if (Deno.build.os !== "windows") Deno.addSignalListener("SIGHUP", this.#hangUp); // the terminal was closed
+    if (Deno.build.os !== "windows") {
+      Deno.addSignalListener("SIGHUP", this.#hangUp); // the terminal was closed
+    }
   }
 
   #hangUp = () => Deno.exit(129);
@@ -137,9 +183,20 @@ class Workbench implements AsyncDisposable {
     if (this.folder) Deno.removeSync(this.folder, { recursive: true });
   };
 
-  start(program: string, args: string[], signal = this.signal): Deno.ChildProcess {
+  start(
+    program: string,
+    args: string[],
+    signal = this.signal,
+  ): Deno.ChildProcess {
     signal.throwIfAborted();
-    const options = { args, cwd: ROOT, signal, stdin: "null", stdout: "piped", stderr: "piped" } as const;
+    const options = {
+      args,
+      cwd: ROOT,
+      signal,
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    } as const;
     const child = new Deno.Command(program, options).spawn();
     this.#running.add(child);
     child.status.then(() => this.#running.delete(child));
@@ -149,7 +206,9 @@ class Workbench implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const ending = [...this.#running].map((child) => child.status);
     globalThis.removeEventListener("unload", this.#clear);
-    if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGHUP", this.#hangUp);
+    if (Deno.build.os !== "windows") {
+      Deno.removeSignalListener("SIGHUP", this.#hangUp);
+    }
     this.#clear();
     await Promise.all(ending);
   }
@@ -158,7 +217,11 @@ class Workbench implements AsyncDisposable {
 type Server = Peer & { port: number };
 
 /** Starts a server, and waits until it says which port it has. Throws a {@linkcode Failure} of 1. */
-async function listening(bench: Workbench, peer: Peer, hosts = HOSTS): Promise<Server> {
+async function listening(
+  bench: Workbench,
+  peer: Peer,
+  hosts = HOSTS,
+): Promise<Server> {
   const child = bench.start(peer.program, [...peer.args, hosts[0]]);
   const late = setTimeout(() => kill(child), 10_000);
   let line = "";
@@ -171,7 +234,9 @@ async function listening(bench: Workbench, peer: Peer, hosts = HOSTS): Promise<S
   if (port) return { ...peer, port };
   bench.signal.throwIfAborted();
   if (hosts.length > 1) return await listening(bench, peer, hosts.slice(1));
-  const why = (await new Response(child.stderr).text()).match(/^.*error.*$/im)?.[0] ?? "it says nothing";
+  const why =
+    (await new Response(child.stderr).text()).match(/^.*error.*$/im)?.[0] ??
+      "it says nothing";
   throw new Failure(1, `cannot start ${peer.name}: ${why}`);
 }
 
@@ -181,10 +246,20 @@ type Loader = { name: string; program: string; args: string[] };
 /** Compiles load.c; where that cannot be done, load.ts does the same. */
 async function loader({ folder, signal }: Workbench): Promise<Loader> {
   const program = `${folder}/load`;
-  const compiled = folder && await ask("cc", "-O2", "-o", program, path("tools/load.c")) !== undefined;
-  if (compiled && await ask(program) !== undefined) return { name: "tools/load.c", program, args: [] };
+  const compiled = folder &&
+    await ask("cc", "-O2", "-o", program, path("tools/load.c")) !== undefined;
+  if (compiled && await ask(program) !== undefined) {
+    return { name: "tools/load.c", program, args: [] };
+  }
   signal.throwIfAborted();
-  const args = ["run", "--quiet", "--no-prompt", "--allow-net=127.0.0.1", "--unstable-net", path("tools/load.ts")];
+  const args = [
+    "run",
+    "--quiet",
+    "--no-prompt",
+    "--allow-net=127.0.0.1",
+    "--unstable-net",
+    path("tools/load.ts"),
+  ];
   return { name: "tools/load.ts", program: Deno.execPath(), args };
 }
 
@@ -192,9 +267,21 @@ async function loader({ folder, signal }: Workbench): Promise<Loader> {
 type Effort = { rounds: number; ms: number };
 
 /** Puts a load on a server once, and returns the numbers that the loader prints. Throws a {@linkcode Failure} of 1. */
-async function once(bench: Workbench, { program, args }: Loader, load: string[], ms: number): Promise<number[]> {
-  const signal = AbortSignal.any([bench.signal, AbortSignal.timeout(ms + 15_000)]);
-  const { success, stdout, stderr } = await bench.start(program, [...args, ...load, `${ms / 1000}`], signal).output();
+async function once(
+  bench: Workbench,
+  { program, args }: Loader,
+  load: string[],
+  ms: number,
+): Promise<number[]> {
+  const signal = AbortSignal.any([
+    bench.signal,
+    AbortSignal.timeout(ms + 15_000),
+  ]);
+  const { success, stdout, stderr } = await bench.start(program, [
+    ...args,
+    ...load,
+    `${ms / 1000}`,
+  ], signal).output();
   bench.signal.throwIfAborted();
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes).trim();
   if (!success) throw new Failure(1, text(stderr) || "no answer");
@@ -215,7 +302,8 @@ export interface Result extends Load {
   note?: string;
 }
 
-const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1];
+const median = (values: number[]) =>
+  values.sort((a, b) => a - b)[values.length >> 1];
 
 function summary(runs: number[][], bytes: number): Partial<Result> {
   const perSecond = median(runs.map(([back, , seconds]) => back / seconds));
@@ -241,7 +329,11 @@ async function measure(
   const rows = servers.map(({ name, port, clients = Infinity }) => {
     const result: Result = { transport, ...load, server: name };
     if (load.count > clients) result.note = "one client at a time";
-    return { result, args: [transport, port, load.count, load.bytes].map(String), runs: [] as number[][] };
+    return {
+      result,
+      args: [transport, port, load.count, load.bytes].map(String),
+      runs: [] as number[][],
+    };
   });
   for (let round = 0; round <= rounds; round++) { // the first one is for warming up
     for (const { result, args, runs } of rows) {
@@ -255,21 +347,38 @@ async function measure(
       }
     }
   }
-  return rows.map(({ result, runs }) => result.note ? result : { ...result, ...summary(runs, load.bytes) });
+  return rows.map(({ result, runs }) =>
+    result.note ? result : { ...result, ...summary(runs, load.bytes) }
+  );
 }
 
-const HEADS = { tcp: "TCP: connections x message", udp: "UDP: window x datagram" };
+const HEADS = {
+  tcp: "TCP: connections x message",
+  udp: "UDP: window x datagram",
+};
 const row = (first: string, rest: string[]) =>
-  `| ${[first.padEnd(26), ...rest.map((cell) => cell.padStart(24))].join(" | ")} |`;
-const label = ({ count, bytes }: Load) => `${count} x ${bytes < 1024 ? `${bytes} B` : `${bytes / 1024} KiB`}`;
+  `| ${
+    [first.padEnd(26), ...rest.map((cell) => cell.padStart(24))].join(" | ")
+  } |`;
+const label = ({ count, bytes }: Load) =>
+  `${count} x ${bytes < 1024 ? `${bytes} B` : `${bytes / 1024} KiB`}`;
 
-function cell({ note, messagesPerSecond = 0, megabytesPerSecond = 0 }: Result): string {
-  const grouped = (n: number, digits: number) => n.toLocaleString("en-US", { minimumFractionDigits: digits });
-  return note ?? `${grouped(messagesPerSecond, 0)}/s ${grouped(megabytesPerSecond, 1)} MB/s`;
+function cell(
+  { note, messagesPerSecond = 0, megabytesPerSecond = 0 }: Result,
+): string {
+  const grouped = (n: number, digits: number) =>
+    n.toLocaleString("en-US", { minimumFractionDigits: digits });
+  return note ??
+    `${grouped(messagesPerSecond, 0)}/s ${grouped(megabytesPerSecond, 1)} MB/s`;
 }
 
 /** Starts the servers of a transport; those that cannot be had are left out, with a line that says so. */
-async function servers(bench: Workbench, peers: Peer[], installed: (program: string) => boolean, log: Log) {
+async function servers(
+  bench: Workbench,
+  peers: Peer[],
+  installed: (program: string) => boolean,
+  log: Log,
+) {
   const starting = peers.map(async (peer) => {
     try {
       if (installed(peer.program)) return await listening(bench, peer);
@@ -286,24 +395,42 @@ async function servers(bench: Workbench, peers: Peer[], installed: (program: str
 /** What has to be known beside the table. */
 function remark(results: Result[], by: Loader): string {
   const lossy = results.filter(({ lost }) => lost);
-  const lines = lossy.map((each) => `${each.server} lost ${each.lost} datagrams, ${label(each)}`);
-  const [most] = results.toSorted((a, b) => (b.loaderBusy ?? 0) - (a.loaderBusy ?? 0));
-  if (!most.loaderBusy) lines.push(`${by.name} may itself be the bottleneck: load.c could not be compiled`);
-  else {
-    const share = `${Math.round(100 * most.loaderBusy)} % of a core (${label(most)}, ${most.server})`;
-    lines.push(`${by.name} used at most ${share}; near 100 %, it would be what was measured`);
+  const lines = lossy.map((each) =>
+    `${each.server} lost ${each.lost} datagrams, ${label(each)}`
+  );
+  const [most] = results.toSorted((a, b) =>
+    (b.loaderBusy ?? 0) - (a.loaderBusy ?? 0)
+  );
+  if (!most.loaderBusy) {
+    lines.push(
+      `${by.name} may itself be the bottleneck: load.c could not be compiled`,
+    );
+  } else {
+    const share = `${Math.round(100 * most.loaderBusy)} % of a core (${
+      label(most)
+    }, ${most.server})`;
+    lines.push(
+      `${by.name} used at most ${share}; near 100 %, it would be what was measured`,
+    );
   }
   return lines.join("\n");
 }
 
 /** Measures everything, and tells of it line by line as it comes. */
 async function measureAll(bench: Workbench, effort: Effort, log: Log) {
-  const on = await machine(), by = await loader(bench), { rounds, ms } = effort, results: Result[] = [];
-  const versions = Object.entries(on.versions).filter(([, version]) => version).map((pair) => pair.join(" "));
-  const installed = (program: string) => program === Deno.execPath() || !!on.versions[program];
+  const on = await machine(),
+    by = await loader(bench),
+    { rounds, ms } = effort,
+    results: Result[] = [];
+  const versions = Object.entries(on.versions).filter(([, version]) => version)
+    .map((pair) => pair.join(" "));
+  const installed = (program: string) =>
+    program === Deno.execPath() || !!on.versions[program];
   log([`${on.cpu}, ${on.cores} cores`, on.os, ...versions].join("; "));
   log(
-    `load by ${by.name}; rounds: ${rounds} of ${ms / 1000} s, their median; 1 MB: 10^6 bytes, counted in one direction`,
+    `load by ${by.name}; rounds: ${rounds} of ${
+      ms / 1000
+    } s, their median; 1 MB: 10^6 bytes, counted in one direction`,
   );
   for (const transport of ["tcp", "udp"] as const) {
     log("");
@@ -311,18 +438,29 @@ async function measureAll(bench: Workbench, effort: Effort, log: Log) {
     log(row(HEADS[transport], up.map(({ name }) => name)));
     log(row("-".repeat(26), up.map(() => "-".repeat(23) + ":")));
     for (const load of LOADS[transport]) {
-      const found = await measure(bench, { transport, servers: up, load, by, ...effort });
+      const found = await measure(bench, {
+        transport,
+        servers: up,
+        load,
+        by,
+        ...effort,
+      });
       results.push(...found);
       log(row(label(load), found.map(cell)));
     }
   }
   log(`\n${remark(results, by)}`);
-  const failed = results.find(({ server, note }) => note && /^echo_/.test(server));
-  if (failed) throw new Failure(1, `${failed.server}, ${label(failed)}: ${failed.note}`);
+  const failed = results.find(({ server, note }) =>
+    note && /^echo_/.test(server)
+  );
+  if (failed) {
+    throw new Failure(1, `${failed.server}, ${label(failed)}: ${failed.note}`);
+  }
   return { machine: on, loader: by.name, rounds, seconds: ms / 1000, results };
 }
 
-const USAGE = `bench: measures the echo servers beside Node's, and beside a server for one client at a time
+const USAGE =
+  `bench: measures the echo servers beside Node's, and beside a server for one client at a time
 
 usage: deno task bench [options]
 
@@ -338,14 +476,22 @@ exit status: 0 done, 1 something did not work, 2 usage, 130 interrupted
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
   const command = { name: "bench", usage: USAGE, words: 0 };
-  return run<{ seconds?: number; rounds?: number; json: boolean }>(command, args, async (given) => {
-    const { seconds: ms = 400, rounds = 5, json, signal } = given;
-    if (ms < 10) throw new Failure(2, "--seconds must be at least 0.01");
-    if (rounds < 1) throw new Failure(2, "--rounds must be at least 1");
-    await using bench = new Workbench(signal);
-    const all = await measureAll(bench, { ms, rounds }, json ? () => {} : say);
-    if (json) say(JSON.stringify(all, null, 2));
-  });
+  return run<{ seconds?: number; rounds?: number; json: boolean }>(
+    command,
+    args,
+    async (given) => {
+      const { seconds: ms = 400, rounds = 5, json, signal } = given;
+      if (ms < 10) throw new Failure(2, "--seconds must be at least 0.01");
+      if (rounds < 1) throw new Failure(2, "--rounds must be at least 1");
+      await using bench = new Workbench(signal);
+      const all = await measureAll(
+        bench,
+        { ms, rounds },
+        json ? () => {} : say,
+      );
+      if (json) say(JSON.stringify(all, null, 2));
+    },
+  );
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

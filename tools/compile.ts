@@ -41,22 +41,65 @@ export const TARGETS = [
 const ROOT = new URL("..", import.meta.url);
 
 /** Runs this same Deno in the project's root, where its configuration is. Returns whether all went well. */
-async function deno(args: string[], stderr: "inherit" | "null"): Promise<boolean> {
-  const command = new Deno.Command(Deno.execPath(), { args, cwd: ROOT, stdin: "null", stdout: "null", stderr });
+async function deno(
+  args: string[],
+  stderr: "inherit" | "null",
+): Promise<boolean> {
+  const command = new Deno.Command(Deno.execPath(), {
+    args,
+    cwd: ROOT,
+    stdin: "null",
+    stdout: "null",
+    stderr,
+  });
   return (await command.output()).success;
 }
 
 /** Compiles a script into a folder, given in full. Returns the program's path. Throws a {@linkcode Failure} of 1. */
-async function compile(name: string, folder: string, target = Deno.build.target): Promise<string> {
-  const program = `${folder}/${name}${target.includes("windows") ? ".exe" : ""}`, bundle = `${folder}/${name}.js`;
+async function compile(
+  name: string,
+  folder: string,
+  target = Deno.build.target,
+): Promise<string> {
+  const program = `${folder}/${name}${
+      target.includes("windows") ? ".exe" : ""
+    }`,
+    bundle = `${folder}/${name}.js`;
   // A bundle has the few functions that are used of a package; without it, all of the package would be embedded.
-  const bundled = await deno(["bundle", "--platform", "deno", "--output", bundle, `${name}.ts`], "null");
-  if (!bundled) say(`${name}: no bundle can be made, so that whole packages are embedded`, console.error);
+  const bundled = await deno([
+    "bundle",
+    "--platform",
+    "deno",
+    "--output",
+    bundle,
+    `${name}.ts`,
+  ], "null");
+  if (!bundled) {
+    say(
+      `${name}: no bundle can be made, so that whole packages are embedded`,
+      console.error,
+    );
+  }
   try {
-    const source = bundled ? ["--no-config", bundle] : ["--no-check", `${name}.ts`];
+    const source = bundled
+      ? ["--no-config", bundle]
+      : ["--no-check", `${name}.ts`];
     // No code cache: it would be a file of a known name in a folder that every user of the machine may write to.
-    const options = ["--quiet", "--no-prompt", "--no-code-cache", "--target", target, "--output", program];
-    const compiled = await deno(["compile", ...options, ...SCRIPTS[name], ...source], "inherit");
+    const options = [
+      "--quiet",
+      "--no-prompt",
+      "--no-code-cache",
+      "--target",
+      target,
+      "--output",
+      program,
+    ];
+    const compiled = await deno([
+      "compile",
+      ...options,
+      ...SCRIPTS[name],
+      ...source,
+    ], "inherit");
     if (!compiled) throw new Failure(1, `cannot compile ${name}`);
   } finally {
     if (bundled) await Deno.remove(bundle);
@@ -81,19 +124,26 @@ exit status: 0 done, 1 cannot compile, 2 usage
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
   const command = { name: "compile", usage: USAGE, words: 0 };
-  return run<{ target?: string; output?: string }>(command, args, async ({ target, output }) => {
-    if (target && !TARGETS.includes(target)) {
-      throw new Failure(2, `unknown target ${target}: it is one of ${TARGETS.join(", ")}`);
-    }
-    const wanted = output ?? new URL(target ? `bin/${target}` : "bin", ROOT);
-    await Deno.mkdir(wanted, { recursive: true });
-    const folder = await Deno.realPath(wanted);
-    for (const name of Object.keys(SCRIPTS)) {
-      const program = await compile(name, folder, target);
-      const { size } = await Deno.stat(program);
-      say(`${program} ${(size / 1e6).toFixed(1)} MB`);
-    }
-  });
+  return run<{ target?: string; output?: string }>(
+    command,
+    args,
+    async ({ target, output }) => {
+      if (target && !TARGETS.includes(target)) {
+        throw new Failure(
+          2,
+          `unknown target ${target}: it is one of ${TARGETS.join(", ")}`,
+        );
+      }
+      const wanted = output ?? new URL(target ? `bin/${target}` : "bin", ROOT);
+      await Deno.mkdir(wanted, { recursive: true });
+      const folder = await Deno.realPath(wanted);
+      for (const name of Object.keys(SCRIPTS)) {
+        const program = await compile(name, folder, target);
+        const { size } = await Deno.stat(program);
+        say(`${program} ${(size / 1e6).toFixed(1)} MB`);
+      }
+    },
+  );
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

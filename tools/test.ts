@@ -5,13 +5,23 @@
  * @module
  */
 const MINUTE = 60_000;
-const COMMANDS = [["fmt", "--check"], ["lint"], ["check"], ["test", "-A", "--quiet", "--parallel", "tests/"]];
+const COMMANDS = [["fmt", "--check"], ["lint"], ["check"], [
+  "test",
+  "-A",
+  "--quiet",
+  "--parallel",
+  "tests/",
+]];
 const WINDOWS = Deno.build.os === "windows";
 
 /** Ends a process, and those that it started. */
 function end(pid: number): void {
   if (WINDOWS) {
-    new Deno.Command("taskkill", { args: ["/f", "/t", "/pid", `${pid}`], stdout: "null", stderr: "null" }).outputSync();
+    new Deno.Command("taskkill", {
+      args: ["/f", "/t", "/pid", `${pid}`],
+      stdout: "null",
+      stderr: "null",
+    }).outputSync();
     return;
   }
   try {
@@ -23,11 +33,18 @@ function end(pid: number): void {
  * Runs Deno with each of these command lines, until one fails. Returns its exit
  * status, or 1 when the signal aborts.
  */
-export async function run(commands: string[][], signal: AbortSignal): Promise<number> {
+export async function run(
+  commands: string[][],
+  signal: AbortSignal,
+): Promise<number> {
   for (const args of commands) {
     if (signal.aborted) return 1;
     // On Windows a detached process would have no console.
-    const child = new Deno.Command(Deno.execPath(), { args, stdin: "null", detached: !WINDOWS }).spawn();
+    const child = new Deno.Command(Deno.execPath(), {
+      args,
+      stdin: "null",
+      detached: !WINDOWS,
+    }).spawn();
     const abort = () => end(child.pid);
     signal.addEventListener("abort", abort);
     const { code } = await child.status;
@@ -41,7 +58,11 @@ export async function run(commands: string[][], signal: AbortSignal): Promise<nu
 
 if (import.meta.main) {
   const stop = new AbortController();
-  for (const signal of WINDOWS ? ["SIGINT"] as const : ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  for (
+    const signal of WINDOWS
+      ? ["SIGINT"] as const
+      : ["SIGINT", "SIGTERM", "SIGHUP"] as const
+  ) {
     Deno.addSignalListener(signal, () => stop.abort());
   }
   const late = () => {

@@ -160,6 +160,13 @@ export class Trace {
     return new TracedStream(this, conn, who);
   }
 
+  /** A connection that was accepted, traced. */
+  serve(conn: Stream & { conn: Deno.TcpConn }): Stream {
+    const who = `${formatAddress(conn.conn.remoteAddr)} `;
+    this.event(`${who}accepted`);
+    return new TracedStream(this, conn, who);
+  }
+
   /** The same UDP socket, traced; `server` is the one who was asked. */
   datagrams(socket: Datagrams, server?: Deno.NetAddr): Datagrams {
     return new TracedDatagrams(this, socket, server);

@@ -429,7 +429,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   try {
     await ping({ conn, count, size, ...rest });
   } finally {
-    await output(options.json ? `${JSON.stringify(trips)}\n` : `${trips}`);
+    await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
   }
 }
 

@@ -415,7 +415,9 @@ export async function run<T extends Options>(
     const cause = stop.signal.aborted ? stop.signal.reason : error;
     status = report(name, cause, trace);
   }
-  await trace?.write().catch((error) => status ||= report(name, error));
+  await trace?.write().catch((error: unknown) => {
+    status ||= report(name, error);
+  });
   await Promise.race([writing, delay(500)]); // what is left of the log
   return status;
 }

@@ -202,7 +202,8 @@ export class Trace {
 }
 
 class TracedStream implements Stream {
-  #isOver = false;
+  #isFinished = false; // our half
+  #isReset = false;
 
   constructor(
     readonly trace: Trace,
@@ -226,21 +227,22 @@ class TracedStream implements Stream {
 
   async closeWrite(): Promise<void> {
     await this.conn.closeWrite();
-    this.#isOver = true;
+    this.#isFinished = true;
     this.trace.tcp(`${this.who}half-closed: nothing more to send`, ">FIN");
   }
 
   close(): void {
     this.conn.close();
-    this.trace.tcp(`${this.who}closed`, ...this.#isOver ? [] : [">FIN"]);
+    const isOpen = !this.#isFinished && !this.#isReset;
+    this.trace.tcp(`${this.who}closed`, ...isOpen ? [">FIN"] : []);
   }
 
   #fail(error: unknown): never {
     const { ConnectionReset, BrokenPipe } = Deno.errors;
     const isReset = error instanceof ConnectionReset ||
       error instanceof BrokenPipe;
-    if (isReset && !this.#isOver) {
-      this.#isOver = true;
+    if (isReset && !this.#isReset) {
+      this.#isReset = true;
       this.trace.tcp(`${this.who}reset by the peer`, "<RST");
     }
     throw error;

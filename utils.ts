@@ -456,5 +456,6 @@ function report(name: string, error: unknown, trace?: Trace): number {
   const message = reason(error);
   trace?.event(message || "interrupted");
   if (message) complain(`${name}: ${message}`);
-  return error instanceof Failure ? error.status : 1;
+  if (error instanceof Failure) return error.status;
+  return /^Connection|^BrokenPipe$/.test((error as Error).name) ? 56 : 1;
 }

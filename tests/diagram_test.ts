@@ -21,7 +21,7 @@ async function mermaid(): Promise<Uint8Array<ArrayBuffer>> {
     assert(success, new TextDecoder().decode(stderr));
     return new TextDecoder().decode(stdout);
   };
-  await deno("cache", "--quiet", "--no-lock", `npm:mermaid@${MERMAID}`);
+  await deno("cache", "--quiet", "--no-lock", "--minimum-dependency-age=0", `npm:mermaid@${MERMAID}`);
   const { npmCache } = JSON.parse(await deno("info", "--json"));
   for (const { name } of Deno.readDirSync(npmCache)) { // a folder for each registry
     const script = await Deno.readFile(

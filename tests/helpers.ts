@@ -5,6 +5,7 @@
  * @module
  */
 import { assertEquals } from "jsr:@std/assert@^1";
+import { connect, createServer, type Socket } from "node:net";
 
 /** The root of the project. */
 export const ROOT = new URL("..", import.meta.url);
@@ -530,6 +531,33 @@ export function serveOnce(handler: Handler) {
       await soon(done.catch(() => {}), "the end of a test's server");
     },
   };
+}
+
+/** A server that resets each connection as soon as bytes come. */
+export async function serveResets() {
+  const reset = (socket: Socket) =>
+    socket.on("data", () => socket.resetAndDestroy()).on("error", () => {});
+  const server = createServer(reset).listen(0, "127.0.0.1");
+  const listening = new Promise<void>((done) => server.on("listening", done));
+  await soon(listening, "a server that resets");
+  const { port } = server.address() as { port: number };
+  const closed = () => new Promise<void>((done) => server.close(() => done()));
+  return { port, at: `127.0.0.1:${port}`, [Symbol.asyncDispose]: closed };
+}
+
+/** Connects to a port of loopback, does something there, and resets. */
+export async function reset(
+  port: number,
+  work: (socket: Socket) => Promise<unknown> = () => Promise.resolve(),
+): Promise<void> {
+  const socket = connect(port, "127.0.0.1").on("error", () => {});
+  const event = (name: string) =>
+    soon(new Promise<void>((done) => socket.once(name, done)), name);
+  await event("connect");
+  await work(socket);
+  const closed = event("close");
+  socket.resetAndDestroy();
+  await closed;
 }
 
 /** A folder that is gone afterwards. */

@@ -5,38 +5,21 @@ import {
   assertLess,
   assertMatch,
   assertNotEquals,
+  assertNotMatch,
   assertRejects,
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
+import type { Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { echo, main, ping, serve, talk } from "../echo_tcp.ts";
 import type { PingOptions, ServeOptions, TalkOptions } from "../echo_tcp.ts";
 import { Failure, RoundTrips } from "../utils.ts";
-import {
-  assertSame,
-  barred,
-  bytes,
-  captured,
-  type Handler,
-} from "./helpers.ts";
-import { LINUX, missing, Namespace, noNamespaces, pair } from "./helpers.ts";
-import {
-  pipe,
-  random,
-  receive,
-  repeat,
-  ROOT,
-  run,
-  Running,
-} from "./helpers.ts";
-import {
-  send,
-  serve as serveProcess,
-  serveOnce,
-  serveResets,
-  soon,
-} from "./helpers.ts";
-import { start, terminal, test, text, unusedPort, WINDOWS } from "./helpers.ts";
+import { assertSame, barred, bytes, captured } from "./helpers.ts";
+import { type Handler, LINUX, missing, Namespace } from "./helpers.ts";
+import { noNamespaces, pipe, random, receive, repeat } from "./helpers.ts";
+import { reset, ROOT, run, Running, send } from "./helpers.ts";
+import { serve as serveProcess, serveOnce, serveResets } from "./helpers.ts";
+import { soon, start, terminal, test, text, WINDOWS } from "./helpers.ts";
 
 /** A round trip: what is sent must come back. */
 async function trip(conn: Deno.Conn, message = random(16)): Promise<void> {
@@ -402,13 +385,15 @@ test("the client's patience is not renewed by what it sends", async () => {
 test("the client owes nothing to a server that speaks unasked", async () => {
   const welcoming: Handler = async (conn) => {
     await send(conn, bytes("220 welcome\r\n"));
-    await echo(conn);
+    const question = await receive(conn, 4);
+    await delay(150); // a server far away
+    await send(conn, question);
   };
   async function* later() {
-    await delay(200);
+    await delay(400);
     yield "QUIT";
   }
-  const { came, message } = await talked(welcoming, later(), { timeout: 100 });
+  const { came, message } = await talked(welcoming, later(), { timeout: 300 });
   assertEquals([came, message], ["220 welcome\r\nQUIT", undefined]);
 });
 
@@ -841,4 +826,224 @@ test("echo_tcp's log of a flood is bounded by lines a second", async () => {
   assert(count > 400, `only ${count} connections`);
   assertLess(lines, 400, `lines for ${count} connections`);
   assertMatch(stdout, /\n\.\.\. and \d+ more\n/);
+});
+
+// Survival
+
+test("echo_tcp survives resets at every stage", {
+  ignore: WINDOWS,
+}, async () => {
+  const unread = (socket: Socket) =>
+    new Promise((done) => socket.write("x".repeat(1000), done));
+  const between = async (socket: Socket) => {
+    socket.write("x");
+    await new Promise((done) => socket.once("data", done));
+  };
+  const middle = async (socket: Socket) => {
+    await between(socket);
+    socket.write("x".repeat(100_000));
+  };
+  const stages = [undefined, unread, between, middle];
+  await Promise.all([[], ["--max-connections", "1"]].map(async (args) => {
+    await using server = await serveProcess("echo_tcp", ["-q", ...args]);
+    for (let i = 0; i < 400; i++) await reset(server.port, stages[i % 4]);
+    server.kill("SIGSTOP"); // these are over before they are accepted
+    for (let i = 0; i < 50; i++) await reset(server.port, stages[i % 2]);
+    server.kill("SIGCONT");
+    using conn = await Deno.connect({ port: server.port });
+    await trip(conn);
+    server.kill();
+    const { code, stderr } = await server.finish();
+    assertEquals([code, stderr], [0, ""]);
+  }));
+});
+
+/** The processor time of a process, in seconds. */
+async function processorTime(pid: number): Promise<number> {
+  const [, rest] = (await Deno.readTextFile(`/proc/${pid}/stat`)).split(") ");
+  return (Number(rest.split(" ")[11]) + Number(rest.split(" ")[12])) / 100;
+}
+
+/** The resident memory of a process, in bytes. */
+async function memory(pid: number): Promise<number> {
+  const status = await Deno.readTextFile(`/proc/${pid}/status`);
+  return 1024 * Number(status.match(/VmRSS:\s+(\d+)/)![1]);
+}
+
+test("echo_tcp waits while descriptors run out, and serves again", {
+  ignore: !LINUX || missing("bash"),
+}, async () => {
+  const line = 'ulimit -n 64; exec "$0" run -A echo_tcp.ts --port 0';
+  const args = ["-c", line, Deno.execPath()];
+  await using server = new Running("bash", args, { cwd: ROOT });
+  const port = Number((await server.until(/tcp:\/\/\S+:(\d+)\n/))[1]);
+  const connecting = Array.from({ length: 100 }, () => Deno.connect({ port }));
+  const conns = await Promise.all(connecting);
+  const trips = conns.map((conn) => trip(conn));
+  for (const each of trips) each.catch(() => {});
+  await server.until(/cannot accept: too many open files\n/);
+  const before = await processorTime(server.pid);
+  await delay(500); // in this time it may not spin
+  assertLess(await processorTime(server.pid) - before, 0.15, "it spins");
+  for (const [i, conn] of conns.entries()) { // makes room for another
+    await trips[i];
+    conn.close();
+  }
+  server.kill();
+  const { code, stdout, stderr } = await server.finish();
+  assertEquals(code, 0);
+  assertLess(stdout.match(/cannot accept/g)!.length, 100, "lines about it");
+  assertNotMatch(stderr, /^echo_tcp|Uncaught|panicked/m);
+  assertMatch(stdout, /\nserved 100 connections, 1600 bytes\n$/);
+});
+
+test("echo_tcp holds little for clients that never read", {
+  ignore: !LINUX,
+}, async () => {
+  await using server = await serveProcess("echo_tcp", ["-q"]);
+  using other = await Deno.connect({ port: server.port });
+  await trip(other, random(3_000_000));
+  const before = await memory(server.pid);
+  const connect = () => Deno.connect({ port: server.port });
+  const conns = await Promise.all(Array.from({ length: 6 }, connect));
+  for (const conn of conns) await stuff(conn, other);
+  assertLess(await memory(server.pid) - before, 30e6);
+  server.kill("SIGKILL"); // it would wait for them
+  await server.finish();
+  for (const conn of conns) conn.close();
+});
+
+test("1 GiB goes through echo_tcp in less than 80 MB", {
+  ignore: !LINUX,
+}, async () => {
+  await using server = await serveProcess("echo_tcp", ["-q"]);
+  using conn = await Deno.connect({ port: server.port });
+  const total = 1024 ** 3;
+  const chunk = random(1024 * 1024);
+  const sending = async () => {
+    for (let i = 0; i < 1024; i++) await send(conn, chunk);
+    await conn.closeWrite();
+  };
+  const receiving = async () => {
+    const buffer = new Uint8Array(1024 * 1024);
+    let got = 0;
+    for (;;) {
+      const length = await conn.read(buffer);
+      if (length === null) return got;
+      assertEquals(buffer[0], chunk[got % chunk.length], `byte ${got}`);
+      got += length;
+    }
+  };
+  const both = Promise.all([receiving(), sending()]);
+  const [got] = await soon(both, "1 GiB", { seconds: 50 });
+  assertEquals(got, total);
+  const status = await Deno.readTextFile(`/proc/${server.pid}/status`);
+  assertLess(1024 * Number(status.match(/VmHWM:\s+(\d+)/)![1]), 80e6);
+});
+
+test("echo_tcp probes peers that are silent", {
+  ignore: !LINUX || missing("ss"),
+}, async () => {
+  await using server = new Local();
+  using conn = await server.connect();
+  await trip(conn);
+  const args = ["-tnoH", `sport = :${server.port}`];
+  const { stdout } = await pipe("ss", args, bytes(""));
+  assertMatch(text(stdout), /ESTAB.*timer:\(keepalive,/);
+});
+
+test("echo_tcp serves where IPv6 is switched off", {
+  ignore: noNamespaces(),
+}, async () => {
+  const off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
+  await using here = await Namespace.make(`${off} && ip link set lo up`);
+  await using server = here.script("echo_tcp", "-p", "7777");
+  await server.until(/^listening on tcp:\/\/(\[::\]|0\.0\.0\.0):7777\n/);
+  for (const host of ["127.0.0.1", "localhost"]) {
+    await using client = here.script("echo_tcp", host);
+    await client.type("hello\n");
+    const { code, stdout, stderr } = await client.finish();
+    assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+  }
+  server.kill();
+  assertEquals((await server.finish()).code, 0);
+});
+
+// The tools of the field
+
+const PYTHON = `
+import socket, sys, threading
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def send():
+    s.sendall(sys.stdin.buffer.read())
+    s.shutdown(socket.SHUT_WR)
+threading.Thread(target=send).start()
+while data := s.recv(65536): sys.stdout.buffer.write(data)
+`;
+
+const TOOLS: Record<string, string[]> = {
+  nc: ["-N", "127.0.0.1", "PORT"],
+  socat: ["-t", "10", "-", "TCP:127.0.0.1:PORT"],
+  ncat: ["127.0.0.1", "PORT"],
+  python3: ["-c", PYTHON, "PORT"],
+  [Deno.execPath()]: [...CLIENT, "127.0.0.1", "PORT"],
+};
+
+/** Sends megabytes through a client, whose server is an echo. */
+async function through(program: string, args: string[]): Promise<void> {
+  const message = random(3_000_000);
+  const { code, stdout, stderr } = await pipe(program, args, message);
+  assertEquals([code, stderr], [0, ""]);
+  assertSame(stdout, message);
+}
+
+for (const [tool, args] of Object.entries(TOOLS)) {
+  const isOurs = tool === Deno.execPath();
+  test(`3 MB go through ${isOurs ? "the client" : tool} to echo_tcp and back`, {
+    ignore: missing(tool),
+  }, async () => {
+    await using server = new Local();
+    const words = args.map((word) => word.replace("PORT", `${server.port}`));
+    await through(tool, words);
+  });
+}
+
+test("3 MB go through the client to socat and back", {
+  ignore: missing("socat"),
+}, async () => {
+  const listen = "TCP-LISTEN:0,bind=127.0.0.1";
+  const args = ["-d", "-d", "-t", "10", listen, "EXEC:cat"];
+  await using server = new Running("socat", args);
+  const line = await server.until(/listening on \S+ (\S+:\d+)\n/, "stderr");
+  await through(Deno.execPath(), [...CLIENT, line[1]]);
+});
+
+test("3 MB go through the client to inetd's own echo and back", {
+  ignore: noNamespaces() || missing("inetd"),
+}, async () => {
+  const setup = "ip link set lo up && mount -t tmpfs none /mnt && " +
+    "echo echo stream tcp nowait root internal > /mnt/inetd.conf";
+  await using here = await Namespace.make(setup); // its port, 7, is free
+  await using inetd = here.start("inetd", "-d", "-i", "/mnt/inetd.conf");
+  await inetd.until(/ADD.*echo/, "stderr");
+  const inside = here.command(Deno.execPath(), ...CLIENT, "127.0.0.1:echo");
+  await through("nsenter", inside);
+});
+
+test("what a server sends cannot drive the client's terminal", {
+  ignore: !LINUX || missing("script"),
+}, async () => {
+  const evil = Uint8Array.from(
+    "\x1b[2J\x1b]0;owned\x07\x9b5i",
+    (character) => character.charCodeAt(0),
+  );
+  await using server = serveOnce(async (conn) => {
+    await receive(conn, 6);
+    await send(conn, evil);
+  });
+  const client = `"${Deno.execPath()}" ${CLIENT.join(" ")} ${server.at}`;
+  const seen = await terminal(`echo hello | ${client}`);
+  assertStringIncludes(seen, "owned");
+  // deno-lint-ignore no-control-regex
+  assertNotMatch(seen, /[\x07\x1b\x9b]/);
 });

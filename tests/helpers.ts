@@ -120,6 +120,10 @@ export interface Finished {
   stderr: string;
 }
 
+// On a fresh machine Deno may still be fetching what it needs, and says so.
+// deno-lint-ignore no-control-regex
+const DOWNLOADS = /^(\x1b\[\d*m)*Download(\x1b\[\d*m)* https?:\S+\n/gm;
+
 /** Processes that no test has seen end, of a test that timed out say. */
 const underWay = new Set<Deno.ChildProcess>();
 globalThis.addEventListener("unload", () => underWay.forEach(end));
@@ -265,12 +269,7 @@ export class Running implements AsyncDisposable {
       this.#child.status,
       this.#reading,
     ]);
-    // On a fresh machine Deno may still be fetching what it needs, and says so.
-    // deno-lint-ignore no-control-regex
-    const stderr = this.stderr.replace(
-      /^(\x1b\[\d*m)*Download(\x1b\[\d*m)* https?:\S+\n/gm,
-      "",
-    );
+    const stderr = this.stderr.replace(DOWNLOADS, "");
     return { code, signal, stdout: this.stdout, stderr };
   }
 
@@ -376,10 +375,15 @@ export class Namespace implements AsyncDisposable {
     return new Namespace(shell);
   }
 
+  /** The arguments with which nsenter runs a program inside. */
+  command(program: string, ...args: string[]): string[] {
+    const inside = ["-t", `${this.#shell.pid}`, "-n", "-m", `-w${ROOT_PATH}`];
+    return [...inside, program, ...args];
+  }
+
   /** Starts a program inside. */
   start(program: string, ...args: string[]): Running {
-    const inside = ["-t", `${this.#shell.pid}`, "-n", "-m", `-w${ROOT_PATH}`];
-    return new Running("nsenter", [...inside, program, ...args]);
+    return new Running("nsenter", this.command(program, ...args));
   }
 
   /** Starts a script of the project inside. */

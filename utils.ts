@@ -192,7 +192,7 @@ export function parsePort(text: string): number {
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...ports] = given._.map(String);
-  const pattern = /^(?:\[(.*)\]|([^:]*))(?::(.*))?$/;
+  const pattern = /^(?:\[(.*)\]|([^:]*))(?::([^:]*))?$/;
   const [, ipv6, name, port] = text.match(pattern) ?? [];
   const host = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
   const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
@@ -205,7 +205,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   }
   const family = [4, 6].find((version) => given[`ipv${version}`]);
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
-  return { hostname, family, port: ports[0] ? parsePort(ports[0]) : usual };
+  return { hostname, family, port: ports.length ? parsePort(ports[0]) : usual };
 }
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */

@@ -241,7 +241,8 @@ export async function resolve(target: Target): Promise<string[]> {
     trace?.event(`resolved ${hostname} to ${addresses.join(", ")}`);
     return addresses;
   } catch (error) {
-    signal.throwIfAborted();
+    const late = `cannot resolve ${hostname}: no answer in time`;
+    if (signal.aborted) throw new Failure(28, late, error);
     const why: Record<string, string> = {
       ENOTFOUND: family ? `no IPv${family} address` : "no such name",
       EAI_AGAIN: "no name server answers",

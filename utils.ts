@@ -409,7 +409,9 @@ export async function run<T extends Options>(
   let status = 0;
   try {
     const options = parse();
-    const empty = Object.entries(options).find(([, value]) => value === "");
+    const empty = Object.entries(options).find(([name, value]) =>
+      value === "" && name.length > 1 // not by its letter
+    );
     if (empty) throw new Failure(2, `--${empty[0]} needs a value`);
     if (options.help) await output(usage);
     else if (options.version) await output(`${name} ${VERSION}\n`);

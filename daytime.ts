@@ -121,8 +121,7 @@ function readNist({ date, clock, ...rest }: Groups): Reading {
   const numbers = Object.entries(rest).map(([name, n]) => [name, Number(n)]);
   const nist: Record<string, number> = Object.fromEntries(numbers);
   // The date lacks its century: the number of the day, from 1858 on, has it.
-  const midnight = new Date((nist.mjd - 40_587) * DAY).toISOString();
-  const full = midnight.slice(0, 10);
+  const full = new Date((nist.mjd - 40_587) * DAY).toJSON().slice(0, 10);
   const time = full.endsWith(date) ? `${full}T${clock}.000Z` : null;
   return { time, nist };
 }
@@ -262,7 +261,8 @@ export function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
   const side = offsetMs < 0 ? "behind" : "ahead";
   const isNear = apart <= (nist ? 0 : 500) + roundTripMs / 2; // as can be told
   const clocks = isNear ? "our clocks agree" : `their clock is ${far} ${side}`;
-  const last = nist?.health ? `NIST: ${HEALTH[nist.health - 1]}` : trip;
+  const ill = nist?.health && (HEALTH[nist.health - 1] ?? "not healthy");
+  const last = ill ? `NIST: ${ill}` : trip;
   return `that is ${clock} here; ${clocks}; ${last}`;
 }
 

@@ -1,14 +1,11 @@
 /** The client of daytime, as people, servers of every kind and liars meet it. */
 import { assert, assertEquals, assertGreater } from "jsr:@std/assert@^1";
 import { assertGreaterOrEqual, assertLess } from "jsr:@std/assert@^1";
-import { assertMatch, assertRejects } from "jsr:@std/assert@^1";
-import { assertStringIncludes } from "jsr:@std/assert@^1";
-import { type Answer, daytime, daytimeUdp } from "../daytime.ts";
-import { Failure, VERSION } from "../utils.ts";
-import { address, apart, ask, bytesOf, cli } from "./daytime_servers.ts";
-import { confined, failure, LINE, LINUX, NIST } from "./daytime_servers.ts";
-import { OURS, says, tcpServer, textOf, udpServer } from "./daytime_servers.ts";
-import { WINDOWS } from "./daytime_servers.ts";
+import { assertMatch, assertStringIncludes } from "jsr:@std/assert@^1";
+import type { Answer } from "../daytime.ts";
+import { apart, ask, bytesOf, cli, confined } from "./daytime_servers.ts";
+import { failure, LINE, NIST, OURS, says } from "./daytime_servers.ts";
+import { tcpServer, textOf, udpServer, WINDOWS } from "./daytime_servers.ts";
 import { missing, network, ROOT, Running, soon, start } from "./helpers.ts";
 import { test } from "./helpers.ts";
 
@@ -20,18 +17,9 @@ function silence(conn: Deno.TcpConn): Promise<number | null> {
 }
 
 test("daytime joins a line that arrives byte by byte", async () => {
-  const bytes = bytesOf(OURS);
-  let i = 0;
-  const read = (buffer: Uint8Array) => {
-    if (i === bytes.length) return Promise.resolve(null);
-    buffer[0] = bytes[i];
-    i++;
-    return Promise.resolve(1);
-  };
-  assertEquals(textOf(await daytime({ read })), OURS);
   await using server = tcpServer(async (conn) => {
     conn.setNoDelay(true);
-    for (const byte of bytes) await conn.write(Uint8Array.of(byte));
+    for (const byte of bytesOf(OURS)) await conn.write(Uint8Array.of(byte));
   });
   assertEquals(textOf((await ask(server)).bytes), OURS);
 });
@@ -61,16 +49,6 @@ test("daytime accepts 512 bytes, and no more", async () => {
     await failure(ask({ ...moreUdp, udp: true })),
     /^63 .* more than/,
   );
-});
-
-test("daytime leaves a server that never stops sending", async () => {
-  const noise = new Uint8Array(65_536).fill(120);
-  let sent = 0;
-  await using server = tcpServer(async (conn) => {
-    for (;;) sent += await conn.write(noise);
-  });
-  assertMatch(await failure(ask(server)), /^63 .* sent more than 512 bytes$/);
-  assertGreater(sent, 0);
 });
 
 test("daytime calls an empty answer by its name", async () => {
@@ -104,26 +82,6 @@ test("daytime gives up in time on a server that does not end", async () => {
   assertGreaterOrEqual(performance.now() - started, 290);
 });
 
-test("daytime stops when it is told to", async () => {
-  let stop = new AbortController();
-  const abort = () => stop.abort(new Failure(130, "stopped"));
-  await using tcp = tcpServer((conn) => {
-    abort();
-    return silence(conn);
-  });
-  await using udp = udpServer(() => {
-    abort();
-    return undefined;
-  });
-  for (const { port } of [tcp, udp]) {
-    stop = new AbortController();
-    const asking = { port, udp: port === udp.port, timeout: 60_000 };
-    await assertRejects(() => ask({ ...asking, signal: stop.signal }));
-    await assertRejects(() => ask({ ...asking, signal: stop.signal }));
-  }
-  assertEquals([tcp.conns.length, udp.questions.length], [1, 1]);
-});
-
 test({
   name: "daytime says that the server has reset the connection",
   ignore: missing("python3"),
@@ -149,14 +107,6 @@ c.close()`;
   },
 });
 
-test("daytime says when nobody listens", async () => {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const { port } = listener.addr;
-  listener.close();
-  const said = `7 cannot connect to 127.0.0.1:${port}: connection refused`;
-  assertEquals(await failure(ask({ port })), said);
-});
-
 test("daytime says when there is no such host, or none of that family", async () => {
   for (const udp of [false, true]) {
     const nowhere = ask({ hostname: "no-such-host.invalid", port: 13, udp });
@@ -168,50 +118,15 @@ test("daytime says when there is no such host, or none of that family", async ()
 
 // --- over UDP
 
-/** A UDP socket without a network; it notes when something is sent. */
-function fake(
-  receive: () => Promise<[Uint8Array<ArrayBuffer>, Deno.Addr]>,
-  send: (n: number) => void,
-) {
-  const times: number[] = [];
-  const socket: Parameters<typeof daytimeUdp>[0] = {
-    receive,
-    send() {
-      const n = times.push(performance.now());
-      return new Promise((resolve) => resolve(send(n) ?? 0));
-    },
-  };
-  return { socket, times };
-}
-
-test("daytime asks again over UDP, waiting longer each time", async () => {
-  const answer = Promise.withResolvers<[Uint8Array<ArrayBuffer>, Deno.Addr]>();
-  const { socket, times } = fake(() => answer.promise, (n) => {
-    if (n === 5) answer.resolve([bytesOf(OURS), address(1313)]);
-  });
-  assertEquals(textOf(await daytimeUdp(socket, address(1313), 8)), OURS);
-  assertEquals(times.length, 5);
-  for (let i = 1; i < 5; i++) {
-    assertGreaterOrEqual(times[i] - times[i - 1], 8 * 2 ** (i - 1) - 1);
-  }
-});
-
-test("daytime says at once when a question cannot be sent", async () => {
-  const never = new Promise<never>(() => {});
-  const { socket } = fake(() => never, () => {
-    throw new Error("Network is unreachable");
-  });
-  const asking = daytimeUdp(socket, address(13));
-  await assertRejects(() => asking, Error, "Network is unreachable");
-});
-
-test("daytime asks with empty datagrams, until one is answered", async () => {
+test("daytime asks with empty datagrams, waiting longer each time", async () => {
   await using server = udpServer((n) => n < 3 ? undefined : OURS);
-  const answer = await ask({ ...server, udp: true, timeout: 4000 });
+  const answer = await ask({ ...server, udp: true, timeout: 5000 });
   assertEquals([answer.text, answer.transport], [OURS.trim(), "udp"]);
   assertEquals(server.questions.map(({ bytes }) => bytes), [0, 0, 0]);
-  // The answer came 2400 ms after the first question.
-  assertLess(answer.roundTripMs, 2000);
+  const [first, second, third] = server.questions.map(({ time }) => time);
+  assertGreaterOrEqual(second - first, 990); // 1 s, then 2 s
+  assertGreaterOrEqual(third - first, 2990);
+  assertLess(answer.roundTripMs, 1000); // of the question that was answered
 });
 
 test("daytime waits for an answer over UDP only so long", async () => {
@@ -253,102 +168,51 @@ test("daytime asks this machine at 0.0.0.0 and ::, over UDP too", async () => {
 
 // --- the command line
 
-test("daytime prints help and version, and asks nobody", async () => {
-  for (const flag of ["-h", "--help"]) {
-    const { code, stdout, stderr } = await cli([flag]);
-    assertEquals([code, stderr], [0, ""]);
-    const words = [
-      "--udp",
-      "--timeout",
-      "--json",
-      "--raw",
-      "--serve",
-      "--host",
-    ];
-    const more = ["--port", "--diagram", "(5;", "(1313;", "time.nist.gov"];
-    for (const word of [...words, ...more]) assertStringIncludes(stdout, word);
-    assertLess(stdout.split("\n").length, 25);
-    for (const line of stdout.split("\n")) assertLess(line.length, 80);
-  }
-  const version = { code: 0, stdout: `daytime ${VERSION}\n`, stderr: "" };
-  assertEquals(await cli(["-V"]), version);
-  assertEquals(await cli(["--version"]), version);
-});
-
 test("daytime refuses a bad command line, before anything is sent", async () => {
   await using server = says(OURS);
-  const { port } = server;
-  const here = ["127.0.0.1", port];
-  const client = "is for the client";
+  const here = ["127.0.0.1", server.port];
   const cases: [(string | number)[], string][] = [
     [[...here, "--jsn"], "unknown option --jsn"],
-    [[...here, "-x"], "-x"],
     [[...here, "third"], 'too many words: "third"'],
-    [["", port], '"" is not a host'],
     [["127.0.0.1", ""], '"" is not a port'],
-    [["127.0.0.1", "70000"], '"70000" is not a port'],
-    [["127.0.0.1", "1e3"], '"1e3" is not a port'],
-    [["127.0.0.1", "nonsense"], '"nonsense" is not a port'],
-    [["bad host", port], '"bad host" is not a host'],
-    [["5", port], '"5" is not a host'],
-    [[`127.0.0.1:${port}`, port], "too many words"],
+    [["5", server.port], '"5" is not a host'],
     [[...here, "-w"], "--timeout needs a value"],
-    [[...here, "-w", "soon"], '"soon"'],
-    [[...here, "--timeout=-1"], '"-1"'],
-    [[...here, "--diagram"], "--diagram needs a value"],
     [[...here, "--json", "--raw"], "--json and --raw cannot be combined"],
-    [[...here, "-4", "-6"], "-4 and -6 cannot be combined"],
     [[...here, "--host", "::"], "--host is for the server: it needs --serve"],
     [[...here, "-p", 1], "--port is for the server: it needs --serve"],
     [[...here, "-q"], "--quiet is for the server: it needs --serve"],
-    [[...here, "--reuse-port"], "unknown option --reuse-port"],
     [["--serve", "there"], '--serve takes no HOST, but "there" is given'],
-    [["--serve", "-u"], `--udp ${client}: not with --serve`],
-    [["--serve", "--json"], `--json ${client}`],
-    [["--serve", "--raw"], `--raw ${client}`],
-    [["--serve", "--diagram", "x.md"], `--diagram ${client}`],
-    [["--serve", "-w", "1"], `--timeout ${client}`],
-    [["--serve", "-6"], `--ipv6 ${client}`],
-    [["--serve", "-p", "70000"], '"70000" is not a port'],
-    [["--serve", "-p"], "--port needs a value"],
-    [["--serve", "--host", ""], "--host needs a value"],
+    [["--serve", "-u"], "--udp is for the client: not with --serve"],
+    [["--serve", "--json"], "--json is for the client: not with --serve"],
+    [["--serve", "--raw"], "--raw is for the client: not with --serve"],
+    [["--serve", "-w", "1"], "--timeout is for the client"],
+    [["--serve", "-6"], "--ipv6 is for the client"],
+    [["--serve", "--reuse-port"], "unknown option --reuse-port"],
   ];
   for (const [args, words] of cases) {
     const { code, stdout, stderr } = await cli(args);
     assertEquals([code, stdout], [2, ""], stderr);
     assertStringIncludes(stderr, words);
-    assertMatch(stderr, /^daytime: [^\n]*\n$/);
   }
   assertEquals(server.conns.length, 0);
 });
 
-test("daytime takes the port as a second word, or with the host", async () => {
-  await using tcp = says("noon\n");
-  await using udp = udpServer(() => "noon\n");
-  const done = { code: 0, stdout: "noon\n", stderr: "" };
-  for (const [{ port }, flags] of [[tcp, []], [udp, ["-u"]]] as const) {
-    assertEquals(await cli([...flags, "127.0.0.1", port]), done);
-    assertEquals(await cli([...flags, `127.0.0.1:${port}`]), done);
-  }
-});
-
 test("daytime ends lines as Unix does in a pipe; --raw leaves them", async () => {
-  const lines: [string, string][] = [
-    [OURS, OURS.replace("\r", "")],
-    [NIST, NIST],
-    ["no line end", "no line end\n"],
-    ["\x1b[2J\x07 caf\u00e9\r\n\r\n", "\x1b[2J\x07 caf\u00e9\n\n"],
-    ["two\r\nlines\r, or three\n", "two\nlines\r, or three\n"],
-  ];
-  for (const [text, printed] of lines) {
+  const lines = {
+    [OURS]: OURS.replace("\r", ""),
+    [NIST]: NIST,
+    "no line end": "no line end\n",
+    "\x1b[2J\x07 caf\u00e9\r\n\r\n": "\x1b[2J\x07 caf\u00e9\n\n",
+    "two\r\nlines\r, or three\n": "two\nlines\r, or three\n",
+  };
+  for (const [text, printed] of Object.entries(lines)) {
     await using tcp = says(text);
     await using udp = udpServer(() => text);
-    for (
-      const flags of [["127.0.0.1", tcp.port], ["-u", "127.0.0.1", udp.port]]
-    ) {
-      const plain = { code: 0, stdout: printed, stderr: "" };
-      assertEquals(await cli(flags), plain);
-      assertEquals(await cli([...flags, "--raw"]), { ...plain, stdout: text });
+    for (const words of [[tcp.port], [udp.port, "-u"]]) {
+      const { stdout, stderr } = await cli(["127.0.0.1", ...words]);
+      assertEquals([stdout, stderr], [printed, ""]);
+      const raw = await cli(["127.0.0.1", ...words, "--raw"]);
+      assertEquals(raw.stdout, text);
     }
   }
 });
@@ -356,30 +220,10 @@ test("daytime ends lines as Unix does in a pipe; --raw leaves them", async () =>
 test("daytime passes on bytes that are no text", async () => {
   const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
   await using server = says(bytes);
-  for (const flags of [["--raw"], []]) {
-    const args = ["run", "-A", SCRIPT, ...flags, "127.0.0.1", `${server.port}`];
-    const command = new Deno.Command(Deno.execPath(), { args, cwd: ROOT });
-    const { stdout } = await soon(command.output(), "the end of the command");
-    const end = flags.length > 0 ? [] : [10];
-    assertEquals([...stdout], [...bytes, ...end]);
-  }
-});
-
-test("daytime lets no server drive the terminal, and adds a line", async () => {
-  const hostile =
-    "\x1b]0;owned\x07noon\x9b31m \u202egnp\r\nsecond \x08line\r\n";
-  await using server = says(hostile);
-  const words = ["127.0.0.1", server.port];
-  const { code, stdout } = await cli(words, true);
-  assertEquals(code, 0);
-  const [first, second, third, ...rest] = stdout.split("\n");
-  assertEquals(first, "\\x1b]0;owned\\x07noon\\x9b31m \\x202egnp");
-  assertEquals([second, rest], ["second \\x08line", [""]]);
-  assertMatch(third, /^no time to compare with our clock; round trip \S+ ms$/);
-  for (const flag of ["--json", "--raw"]) {
-    const { stdout } = await cli([...words, flag], true);
-    assertMatch(stdout, /^[\n\x20-\x7e]+$/);
-  }
+  const args = ["run", "-A", SCRIPT, "127.0.0.1", `${server.port}`];
+  const command = new Deno.Command(Deno.execPath(), { args, cwd: ROOT });
+  const { stdout } = await soon(command.output(), "the end of the command");
+  assertEquals([...stdout], [...bytes, 10]);
 });
 
 test("daytime --json prints one object, over TCP and UDP", async () => {
@@ -388,10 +232,8 @@ test("daytime --json prints one object, over TCP and UDP", async () => {
   assertEquals([tcp.code, tcp.stderr], [0, ""]);
   assertMatch(tcp.stdout, /^\{.*\}\n$/);
   const answer = JSON.parse(tcp.stdout) as Answer;
-  assertEquals([typeof answer.offsetMs, typeof answer.roundTripMs], [
-    "number",
-    "number",
-  ]);
+  assertEquals(typeof answer.offsetMs, "number");
+  assertGreater(answer.roundTripMs, 0);
   assertEquals({ ...answer, offsetMs: 0, roundTripMs: 0 }, {
     server: "localhost",
     address: "127.0.0.1",
@@ -453,29 +295,6 @@ T * closed
   );
 });
 
-test("daytime --diagram draws the exchange, whichever way it ends", async () => {
-  const folder = await Deno.makeTempDir();
-  const file = `${folder}/exchange.md`;
-  const draw = async (...args: (string | number)[]) => {
-    const { code } = await cli(["--diagram", file, ...args]);
-    return { code, drawing: await Deno.readTextFile(file) };
-  };
-  try {
-    await using server = says(OURS);
-    const tcp = await draw("127.0.0.1", server.port);
-    assertEquals(tcp.code, 0);
-    assertMatch(tcp.drawing, /^```mermaid\nsequenceDiagram\n/);
-    assertMatch(tcp.drawing, /-->>p\d: ACK\n +p\d->>p\d: 40 bytes "Monday, /);
-    await using silent = udpServer(() => undefined);
-    const udp = await draw("-u", "-w", 0.3, "127.0.0.1", silent.port);
-    assertEquals(udp.code, 28);
-    assertGreaterOrEqual(udp.drawing.match(/-\)p\d: 0 bytes/g)?.length ?? 0, 2);
-    assertStringIncludes(udp.drawing, "no answer from 127.0.0.1");
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-});
-
 // --- processes
 
 test({
@@ -496,54 +315,21 @@ test({
 });
 
 test({
-  name: "daytime says when its output cannot be written",
-  ignore: !LINUX,
-  async fn() {
-    await using server = says(OURS);
-    for (const flag of ["-4", "--json"]) {
-      const args = `run -A "${SCRIPT}" ${flag} 127.0.0.1 ${server.port}`;
-      const command = `"${Deno.execPath()}" ${args} > /dev/full`;
-      await using shell = new Running("sh", ["-c", command], { cwd: ROOT });
-      const { code, stderr } = await shell.finish();
-      const said = "cannot write the output: no space left on device";
-      assertEquals([code, stderr], [23, `daytime: ${said}\n`]);
-    }
-  },
-});
-
-test({
-  name: "daytime on a real terminal escapes what could drive it",
+  name: "daytime lets no server drive a terminal, and adds a line for people",
   ignore: WINDOWS || missing("python3"),
   async fn() {
-    await using server = says("\x1b[31m12 o'clock\x07\r\n");
+    const hostile = "\x1b]0;owned\x07noon\u009b31m \u202e\r\nnext \x08line\r\n";
+    await using server = says(hostile);
     const words = ["run", "-A", SCRIPT, "127.0.0.1", `${server.port}`];
     const command = JSON.stringify([Deno.execPath(), ...words]);
     const code = `import pty; pty.spawn(${command})`;
-    const options = { cwd: ROOT };
-    await using python = new Running("python3", ["-c", code], options);
-    const { stdout } = await python.finish();
-    assertMatch(stdout, /\\x1b\[31m12 o'clock\\x07\r\nno time to .* ms\r\n/);
+    await using python = new Running("python3", ["-c", code], { cwd: ROOT });
+    const [first, second, third, ...rest] = (await python.finish()).stdout
+      .split("\r\n");
+    assertEquals(first, "\\x1b]0;owned\\x07noon\\x9b31m \\x202e");
+    assertEquals([second, rest], ["next \\x08line", [""]]);
+    assertMatch(third, /^no time to compare with our clock; round trip .* ms$/);
   },
-});
-
-test("daytime without --unstable-net asks over TCP, and names the flag for UDP", async () => {
-  await using server = says("noon\n");
-  const map = new URL("mirror/import_map.json", ROOT).href;
-  const flags = ["run", "-A", "--no-config", "--import-map", map, SCRIPT];
-  const bare = async (...args: string[]) => {
-    await using running = new Running(Deno.execPath(), [...flags, ...args]);
-    return await running.finish();
-  };
-  const [tcp, ...others] = await Promise.all([
-    bare("127.0.0.1", `${server.port}`),
-    bare("-u", "127.0.0.1"),
-    bare("-s"),
-  ]);
-  assertEquals([tcp.code, tcp.stdout], [0, "noon\n"]);
-  for (const { code, stdout, stderr } of others) {
-    assertEquals([code, stdout], [1, ""]);
-    assertEquals(stderr, "daytime: UDP needs Deno's --unstable-net flag\n");
-  }
 });
 
 test("daytime needs only the permissions of its first line, and ends at once", async () => {

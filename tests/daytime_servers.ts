@@ -116,10 +116,9 @@ export async function failure(work: Promise<unknown>): Promise<string> {
   return `${error.status} ${error.message}`;
 }
 
-/** Runs a command line without a process; stdout may pass for a terminal. */
+/** Runs a command line without a process. */
 export async function cli(
   args: (string | number)[],
-  terminal = false,
 ): Promise<Omit<Finished, "signal">> {
   const { error } = console;
   let stdout = "";
@@ -128,7 +127,7 @@ export async function cli(
     stderr += `${format.replace(/^%c/, "")}\n`;
   };
   Object.assign(Deno.stdout, {
-    isTerminal: () => terminal,
+    isTerminal: () => false,
     write: (bytes: Uint8Array) => {
       stdout += textOf(bytes);
       return Promise.resolve(bytes.length);

@@ -190,7 +190,7 @@ export function parsePort(text: string): number {
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...ports] = given._.map(String);
-  const pattern = /^(?:\[(.*)\]|([^:]*))(?::(.*))?$/;
+  const pattern = /^(?:\[(.*)\]|([^:]*))(?::([^:]*))?$/;
   const [, ipv6, name, port] = text.match(pattern) ?? [];
   const host = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
   const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
@@ -203,7 +203,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   }
   const family = [4, 6].find((version) => given[`ipv${version}`]);
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
-  return { hostname, family, port: ports[0] ? parsePort(ports[0]) : usual };
+  return { hostname, family, port: ports.length ? parsePort(ports[0]) : usual };
 }
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
@@ -239,7 +239,8 @@ export async function resolve(target: Target): Promise<string[]> {
     trace?.event(`resolved ${hostname} to ${addresses.join(", ")}`);
     return addresses;
   } catch (error) {
-    signal.throwIfAborted();
+    const late = `cannot resolve ${hostname}: no answer in time`;
+    if (signal.aborted) throw new Failure(28, late, error);
     const why: Record<string, string> = {
       ENOTFOUND: family ? `no IPv${family} address` : "no such name",
       EAI_AGAIN: "no name server answers",
@@ -403,7 +404,9 @@ export async function run<T extends Options>(
   let status = 0;
   try {
     const options = parse();
-    const empty = Object.entries(options).find(([, value]) => value === "");
+    const empty = Object.entries(options).find(([name, value]) =>
+      value === "" && name.length > 1 // not by its letter
+    );
     if (empty) throw new Failure(2, `--${empty[0]} needs a value`);
     if (options.help) await output(usage);
     else if (options.version) await output(`${name} ${VERSION}\n`);

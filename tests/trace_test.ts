@@ -497,14 +497,23 @@ const SCENES: Record<string, (draw: Draw) => Promise<void>> = {
 
 const noBrowser = missing("chromium");
 
+test("a drawing names the client where there was no exchange", async () => {
+  await using folder = await temporary();
+  const file = `${folder.path}/drawing.md`;
+  const { code } = await run("echo_tcp", ["a..test", "--diagram", file]);
+  assertEquals(code, 6);
+  const participant = "participant p1 as echo_tcp\n";
+  assertStringIncludes(await Deno.readTextFile(file), participant);
+});
+
 test(
   "Mermaid draws what --diagram writes",
   { ignore: noBrowser },
   async (t) => {
     await using folder = await temporary();
     await using browser = new Browser(await mermaid());
-    const file = `${folder.path}/drawing.md`;
     const draw: Draw = async (name, args, input = "") => {
+      const file = `${folder.path}/${crypto.randomUUID()}.md`;
       const words = [...args, "--diagram", file];
       const { code, stderr } = await run(name, words, input);
       const text = await Deno.readTextFile(file);

@@ -82,7 +82,7 @@ const SCRIPTS: Script[] = [{
   serve: ["--serve"],
   servers: ["--host=::1", "--port=1", "--quiet"],
   clients: ["--udp", "--timeout=1", "--json"],
-  bad: [[["-w", "soon"], "soon"], [["word"], "word"], [["-w", ""], "w"]],
+  bad: [[["-w", "soon"], "soon"], [["word"], "word"], [["-w", ""], "timeout"]],
 }, {
   name: "http_get",
   transport: "tcp",
@@ -395,7 +395,7 @@ each(SCRIPTS, "draws also when the exchange fails", async (script) => {
   const { status } = await command(script, ...words, "--diagram", file);
   assertEquals(status, 28);
   const drawing = await Deno.readTextFile(file);
-  assertMatch(drawing, /\bno answer\b[^]*\n```\n$/);
+  assertMatch(drawing, /\bno (complete )?answer\b[^]*\n```\n$/);
 });
 
 each(SCRIPTS, "says 23 when its drawing cannot be written", async (script) => {
@@ -446,7 +446,8 @@ each(
       server.kill(signal);
       const { code, stdout, stderr } = await server.finish();
       assertEquals([code, stderr], [0, ""]);
-      const peer = /^127\.0\.0\.1:\d+ .*\b\d+ bytes.* in \d+\.\d{3} s/gm;
+      const peer =
+        /^(?:tcp )?127\.0\.0\.1:\d+ .*\b\d+ bytes.* in \d+\.\d{3} s/gm;
       assertEquals(stdout.match(peer)?.length, 1, stdout);
       const near = stdout.match(/^from the local network: .*$/m)?.[0] ?? "";
       if (near) assertMatch(near, RegExp(`//[\\d.]+:${port}$`));

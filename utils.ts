@@ -153,23 +153,24 @@ export function refuse(options: object, names: string[], why: string): void {
 /** Options by name, as parseArgs gives them. */
 type Given = Record<string, unknown>;
 
-/** Reads an option as a whole number. Throws a {@linkcode Failure} of 2. */
+/** Reads a whole number within bounds. Throws a {@linkcode Failure} of 2. */
 export function parseNumber(
   given: Given,
   name: string,
-  { usual, min = 0, max }: { usual: number; min?: number; max: number },
+  usual: number,
+  [min, max]: [number, number],
 ): number {
-  if (given[name] === undefined) return usual;
-  const number = /^\d+$/.test(`${given[name]}`) ? Number(given[name]) : NaN;
+  const text = given[name];
+  if (text === undefined) return usual;
+  const number = /^\d+$/.test(`${text}`) ? Number(text) : NaN;
   if (number >= min && number <= max) return number;
-  const range = `${min} to ${max}`;
-  throw new Failure(2, `--${name} must be ${range}, not "${given[name]}"`);
+  throw new Failure(2, `--${name} must be ${min} to ${max}, not "${text}"`);
 }
 
 /** Reads seconds as milliseconds. Throws a {@linkcode Failure} of 2. */
 export function parseSeconds(given: Given, name: string, usual = 0): number {
-  const text = `${given[name] ?? usual}`;
-  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
+  const text = given[name] ?? usual;
+  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(`${text}`) ? Number(text) : NaN;
   if (seconds <= 1e6) return 1000 * seconds;
   throw new Failure(2, `--${name} must be 0 to 1000000, not "${text}"`);
 }

@@ -210,7 +210,13 @@ async function deno(...args: string[]): Promise<string> {
  * a hundred packages into every check.
  */
 async function mermaid(): Promise<Uint8Array<ArrayBuffer>> {
-  await deno("cache", "--quiet", "--no-lock", `npm:mermaid@${MERMAID}`);
+  await deno(
+    "cache",
+    "--quiet",
+    "--no-lock",
+    "--minimum-dependency-age=0",
+    `npm:mermaid@${MERMAID}`,
+  );
   const { npmCache } = JSON.parse(await deno("info", "--json"));
   for (const { name } of Deno.readDirSync(npmCache)) { // one a registry
     const folder = `${npmCache}/${name}/mermaid/${MERMAID}`;

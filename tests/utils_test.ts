@@ -186,12 +186,12 @@ test("ports are 0 to 65535 or a service's name", () => {
 });
 
 test("numbers and seconds keep to their range, and say which", () => {
-  const range = { usual: 5, min: 1, max: 10 };
-  assertEquals(parseNumber({}, "size", range), 5);
-  assertEquals(parseNumber({ size: "10" }, "size", range), 10);
+  const range: [number, number] = [1, 10];
+  assertEquals(parseNumber({}, "size", 5, range), 5);
+  assertEquals(parseNumber({ size: "10" }, "size", 5, range), 10);
   for (const size of ["0", "11", "1.5", "0x1", "1e0", "-1", "ten", " 1"]) {
     const [status, message] = failure(() =>
-      parseNumber({ size }, "size", range)
+      parseNumber({ size }, "size", 5, range)
     );
     assertEquals(status, 2);
     assertMatch(message, /^--size .*1 to 10/);

@@ -39,7 +39,11 @@ const PORT = 7777; // RFC 862 says 7, which needs more rights
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
 
 type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
-type Asking = { socket: Socket; to: Deno.NetAddr };
+/** Where a client sends from, and to. */
+interface Asking {
+  socket: Socket;
+  to: Deno.NetAddr;
+}
 
 /** The protocol: sends datagrams back, until the socket is closed. */
 export async function echo(
@@ -59,75 +63,74 @@ export async function echo(
   }
 }
 
-/** What went back, to one peer or to all. Times are milliseconds. */
-class Count {
-  datagrams = 0;
-  bytes = 0;
-  readonly started = performance.now();
-  moved = this.started;
-
-  add(length: number): void {
-    this.datagrams++;
-    this.bytes += length;
-    this.moved = performance.now();
-  }
-
-  toString(): string {
-    const datagrams = counted(this.datagrams, "datagram");
-    return `${datagrams}, ${counted(this.bytes, "byte")}`;
-  }
-}
-
 /** The socket being served. It counts the datagrams that go back. */
 export class Session {
-  readonly total = new Count();
-  readonly #peers = new Map<string, Count>();
+  datagrams = 0;
+  bytes = 0;
+  readonly #peers = new Map<string, Peer>();
+  readonly #warn: Log;
 
   constructor(
     readonly socket: Socket,
     readonly isAnswered: (sender: Deno.NetAddr) => boolean,
-    readonly warn: Log,
-  ) {}
-
-  /** Receives a datagram that is to be answered. */
-  async receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
-    for (;;) {
-      const [datagram, sender] = await this.socket.receive(buffer);
-      if (this.isAnswered(sender as Deno.NetAddr)) return [datagram, sender];
-    }
+    readonly log?: Log,
+  ) {
+    this.#warn = limited(log ?? (() => {}), 1); // a line a second
   }
 
-  async send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
-    try {
-      const length = await this.socket.send(datagram, to);
-      this.#count(length, formatAddress(to as Deno.NetAddr));
-      return length;
-    } catch (error) {
-      this.warn(`cannot answer: ${reason(error)}`);
-      throw error;
-    }
+  receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
+    return this.socket.receive(buffer);
   }
 
-  #count(length: number, who: string): void {
-    const peer = this.#peers.get(who) ?? new Count();
-    this.total.add(length);
-    peer.add(length);
+  /** Sends an answer, or acts as if it had been lost on the way. */
+  send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
+    const peer = to as Deno.NetAddr;
+    if (!this.isAnswered(peer)) return Promise.resolve(datagram.length);
+    const sending = this.socket.send(datagram, to);
+    sending.then((length) => this.#count(length, peer), (error) => {
+      this.#warn(`cannot answer: ${reason(error)}`);
+    });
+    return sending;
+  }
+
+  #count(length: number, addr: Deno.NetAddr): void {
+    this.datagrams++;
+    this.bytes += length;
+    if (!this.log) return;
+    const who = formatAddress(addr);
+    const peer = this.#peers.get(who) ?? new Peer();
+    peer.datagrams++;
+    peer.bytes += length;
+    peer.moved = performance.now();
     // Of so many at once, most are forged.
     if (this.#peers.size < 100) this.#peers.set(who, peer);
-    else if (peer.datagrams === 1) this.warn("not all peers are listed");
+    else if (peer.datagrams === 1) this.#warn("not all peers are listed");
   }
 
   /** Logs the peers that were silent for so long: UDP knows no other end. */
-  logSilent(milliseconds: number, log: Log): void {
+  logSilent(milliseconds: number): void {
     const now = performance.now();
     for (const [who, peer] of this.#peers) {
-      const { started, moved } = peer;
-      const isBusy = now - moved < milliseconds && now - started < 60_000;
-      if (isBusy) continue;
+      const isBusy = now - peer.moved < milliseconds;
+      if (isBusy && now - peer.started < 60_000) continue;
       this.#peers.delete(who);
-      log(`${who} ${peer} in ${((moved - started) / 1000).toFixed(3)} s`);
+      const seconds = (peer.moved - peer.started) / 1000;
+      this.log?.(`${who} ${summary(peer)} in ${seconds.toFixed(3)} s`);
     }
   }
+}
+
+/** What went back to one peer. */
+class Peer {
+  datagrams = 0;
+  bytes = 0;
+  readonly started = performance.now();
+  moved = this.started;
+}
+
+function summary(sum: { datagrams: number; bytes: number }): string {
+  const datagrams = counted(sum.datagrams, "datagram");
+  return `${datagrams}, ${counted(sum.bytes, "byte")}`;
 }
 
 /**
@@ -135,10 +138,12 @@ export class Session {
  * one forged datagram would keep the two busy for ever (CVE-2024-2169).
  */
 export function isSafe({ hostname, port }: Deno.NetAddr, own: number): boolean {
-  const isServer = port < 1024 || [1313, 7777, own].includes(port);
-  const isMulticast = /^(::ffff:)?(22[4-9]|23\d)\.|^ff/i.test(hostname);
+  if (port < 1024 || port === 1313 || port === 7777 || port === own) {
+    return false;
+  }
+  const isMulticast = /^ff|^(::ffff:)?(22[4-9]|23\d)\./.test(hostname);
   const isBroadcast = hostname.endsWith("255.255.255.255");
-  return !isServer && !isMulticast && !isBroadcast;
+  return !isMulticast && !isBroadcast;
 }
 
 /** Lehmer's generator: numbers from 0 to 1, for a seed always the same. */
@@ -165,18 +170,18 @@ export interface ServeOptions {
 
 /** Serves all peers until the signal aborts. Returns what went back. */
 export async function serve(
-  { socket, signal, lose = 0, seed = 0, log = () => {}, trace }: ServeOptions,
-): Promise<Count> {
+  { socket, signal, lose = 0, seed = 0, log, trace }: ServeOptions,
+): Promise<{ datagrams: number; bytes: number }> {
   const traced = trace ? trace.datagrams(socket) : socket;
   const { port } = socket.addr as Deno.NetAddr;
   const draw = random(seed);
-  const warn = limited(log, 1); // a line a second
+  const warn = limited(log ?? (() => {}), 1);
   const session = new Session(traced, (sender) => {
     if (isSafe(sender, port)) return 100 * draw() >= lose;
     warn(`not answered: ${formatAddress(sender)} may be a server`);
     return false;
-  }, warn);
-  const sweep = setInterval(() => session.logSilent(3000, log), 1000);
+  }, log);
+  const sweep = setInterval(() => session.logSilent(3000), 1000);
   try {
     await Promise.race([echo(session), aborted(signal)]);
   } catch (error) {
@@ -185,25 +190,23 @@ export async function serve(
   } finally {
     clearInterval(sweep);
     traced.close();
-    session.logSilent(0, log);
+    session.logSilent(0);
   }
-  return session.total;
+  return session;
 }
 
 /** Waits until nothing more is answered, for at most 5 s. */
-async function drain({ total }: Session): Promise<void> {
+async function drain(session: Session): Promise<void> {
   const started = performance.now();
   let seen = -1;
-  while (seen < total.datagrams && performance.now() - started < 5000) {
-    seen = total.datagrams;
+  while (seen < session.datagrams && performance.now() - started < 5000) {
+    seen = session.datagrams;
     await delay(50);
   }
 }
 
 /** What {@linkcode talk} is told. `timeout` is milliseconds. */
-export interface TalkOptions {
-  socket: Socket;
-  to: Deno.NetAddr;
+export interface TalkOptions extends Asking {
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   timeout: number;
@@ -224,7 +227,7 @@ class Exchange {
  * back in time, 8 if all that comes was changed, or 56.
  */
 export async function talk(options: TalkOptions): Promise<void> {
-  const { socket, to, timeout } = options;
+  const { timeout } = options;
   const exchange = new Exchange();
   const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
@@ -240,30 +243,28 @@ export async function talk(options: TalkOptions): Promise<void> {
   const both = [send(options, exchange), receive(options, exchange)];
   try {
     await Promise.race([...both, late.promise]);
-  } catch (error) {
-    throw failed(to, error);
   } finally {
     clearInterval(watch);
-    socket.close();
+    options.socket.close();
   }
 }
 
-async function send({ socket, to, input }: TalkOptions, exchange: Exchange) {
+async function send(options: TalkOptions, exchange: Exchange): Promise<void> {
   const { owed } = exchange;
-  for await (const line of lines(input)) {
+  for await (const line of lines(options.input)) {
     // The buffers of sockets are small: long lines wait for each other.
     const most = line.length > 4096 ? 1 : 16;
     while (owed.length >= most) await exchange.change.promise;
     if (owed.length === 0) exchange.since = performance.now();
     owed.push(line);
-    await socket.send(line, to);
+    await ask(options, line);
   }
   while (owed.length > 0) await exchange.change.promise;
 }
 
 async function receive(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
-  for await (const answer of answers(options.socket, options.to)) {
+  for await (const answer of answers(options)) {
     const index = owed.findIndex((line) => isSame(line, answer));
     if (index < 0) exchange.damaged++; // or it came twice
     else exchange.since = Infinity; // slow output is not the server's fault
@@ -294,13 +295,13 @@ async function* lines(input: ReadableStream<Uint8Array>) {
 }
 
 /** What comes from the server. Anybody may send to this port. */
-async function* answers(socket: Socket, server: Deno.NetAddr) {
+async function* answers({ socket, to }: Asking) {
   const buffer = new Uint8Array(65_535);
   for (;;) {
     try {
       const [datagram, sender] = await socket.receive(buffer);
       const from = formatAddress(sender as Deno.NetAddr);
-      if (from === formatAddress(server)) yield datagram;
+      if (from === formatAddress(to)) yield datagram;
     } catch (error) {
       // So Windows says that nobody listens there, yet.
       if (!(error instanceof Deno.errors.ConnectionReset)) throw error;
@@ -312,16 +313,18 @@ function isSame(one: Uint8Array, two: Uint8Array): boolean {
   return one.length === two.length && one.every((byte, i) => byte === two[i]);
 }
 
-function failed(server: Deno.NetAddr, error: unknown): unknown {
-  if (error instanceof Failure) return error;
-  const message = `cannot ask ${formatAddress(server)}: ${reason(error)}`;
-  return new Failure(56, message, error);
+/** Throws a {@linkcode Failure} of 56 if there is no way to the server. */
+async function ask({ socket, to }: Asking, datagram: Uint8Array) {
+  try {
+    await socket.send(datagram, to);
+  } catch (error) {
+    const message = `cannot send to ${formatAddress(to)}: ${reason(error)}`;
+    throw new Failure(56, message, error);
+  }
 }
 
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
-export interface PingOptions {
-  socket: Socket;
-  to: Deno.NetAddr;
+export interface PingOptions extends Asking {
   count: number;
   size: number; // at least 4, for the sequence number
   interval: number; // 0: the next one follows the answer
@@ -343,9 +346,6 @@ export async function ping(options: PingOptions): Promise<void> {
   const flight = new Flight(options);
   try {
     await Promise.race([flight.send(), flight.receive(), aborted(signal)]);
-  } catch (error) {
-    signal.throwIfAborted();
-    throw failed(to, error);
   } finally {
     socket.close();
   }
@@ -364,15 +364,15 @@ class Flight {
   constructor(readonly options: PingOptions) {}
 
   async send(): Promise<void> {
-    const { socket, to, count, size, interval, trips, signal } = this.options;
+    const { count, size, interval, trips, signal } = this.options;
     const failures: unknown[] = [];
     await delay(0); // the first timer takes milliseconds of its own
     for (let seq = 1; seq <= count; seq++) {
       this.#answer = Promise.withResolvers();
       this.#sent[seq] = performance.now();
       trips.sent++;
-      const sending = socket.send(probe(seq, size), to);
-      await sending.catch((error) => failures.push(error)); // it may recover
+      const asking = ask(this.options, probe(seq, size));
+      await asking.catch((error) => failures.push(error)); // it may recover
       if (interval > 0) {
         if (seq < count) await delay(interval, undefined, { signal });
         continue;
@@ -390,8 +390,8 @@ class Flight {
   }
 
   async receive(): Promise<void> {
-    const { socket, to, trips, log } = this.options;
-    for await (const answer of answers(socket, to)) {
+    const { trips, log } = this.options;
+    for await (const answer of answers(this.options)) {
       const now = performance.now();
       const view = new DataView(answer.buffer, answer.byteOffset);
       const seq = answer.length < 4 ? 0 : view.getUint32(0);
@@ -492,7 +492,7 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const lines = quiet ? undefined : limited(log);
   const limits = { lose, seed };
   const total = await serve({ socket, signal, ...limits, log: lines, trace });
-  if (!quiet) log(`answered ${total}`);
+  if (!quiet) log(`answered ${summary(total)}`);
 }
 
 /** Opens a socket to ask a server from: over IPv4, if there are both. */

@@ -478,9 +478,9 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   refuse(options, others, "is for the client: it needs a HOST");
   const { quiet, host } = options;
   const port = parsePort(options.port ?? `${PORT}`);
-  const lose = parseNumber(options, "lose", { usual: 0, max: 100 });
+  const lose = parseNumber(options, "lose", 0, [0, 100]);
   const any = Math.floor(1e6 * Math.random());
-  const seed = parseNumber(options, "seed", { usual: any, max: 1e6 });
+  const seed = parseNumber(options, "seed", any, [0, 1e6]);
   needsUnstableNet("UDP");
   const udp = { transport: "udp" } as const;
   const socket = listen(
@@ -519,9 +519,9 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   refuse(options, others, "is for the server, which takes no HOST");
   const target = parseTarget(options, PORT);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
-  const count = parseNumber(options, "count", { usual: 0, min: 1, max: 1e6 });
-  const sizes = { usual: 64, min: 4, max: LARGEST };
-  const size = parseNumber(options, "size", sizes);
+  const count = parseNumber(options, "count", 0, [1, 1e6]);
+  const sizes: [number, number] = [4, LARGEST];
+  const size = parseNumber(options, "size", 64, sizes);
   const interval = parseSeconds(options, "interval", 1);
   needsUnstableNet("UDP");
   const limit = timeLimit(timeout, signal);

@@ -258,11 +258,7 @@ export function main(args: string[]): Promise<number> {
     if (word !== undefined) throw new Failure(2, `too many words: "${word}"`);
     const milliseconds = parseSeconds(options, "seconds", 0.4);
     if (milliseconds < 10) throw new Failure(2, "--seconds is 0.01 or more");
-    const rounds = parseNumber(options, "rounds", {
-      usual: 5,
-      min: 1,
-      max: 1000,
-    });
+    const rounds = parseNumber(options, "rounds", 5, [1, 1000]);
     await using workbench = new Workbench(signal);
     const effort = { rounds, milliseconds };
     const print = options.json ? () => {} : log;

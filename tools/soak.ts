@@ -182,7 +182,7 @@ export function main(args: string[]): Promise<number> {
   const script = { name: "soak", usage: USAGE };
   const parse = () => ({ ...parseArgs(args, OPTIONS), verbose: [] });
   return run(script, parse, async (options, signal) => {
-    const minutes = parseNumber(options, "minutes", { usual: 15, max: 1e4 });
+    const minutes = parseNumber(options, "minutes", 15, [0, 1e4]);
     await using workbench = new Workbench(signal);
     const time = ours("daytime.ts", "--serve");
     const peers = [ours("echo_tcp.ts"), ours("echo_udp.ts"), time];

@@ -49,7 +49,8 @@ function command({ jobs }: Workflow, job: string, step: string): string {
   return found.run;
 }
 
-for (const [file, workflow] of Object.entries({ CI, RELEASE })) {
+for (const workflow of [CI, RELEASE]) {
+  const file = workflow === CI ? "ci.yml" : "release.yml";
   const jobs = Object.entries(workflow.jobs);
   const steps = jobs.flatMap(([, { steps }]) => steps);
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env -S deno run --unstable-net --allow-net --allow-run --allow-write=/tmp
 /**
  * Mistreats the servers for hours, and prints how much memory each of them
  * has. Connections come and go, are reset at every stage, are never read from

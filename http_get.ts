@@ -36,12 +36,11 @@ export async function get(
 ): Promise<void> {
   await writeAll(conn, new TextEncoder().encode(request));
   const reader = new BufferedReader(conn);
-  let head = await readHead(reader);
-  while (head.status < 200) { // 100 Continue, say: the real answer follows
-    await answer.head(head);
+  let head: Head;
+  do {
     head = await readHead(reader);
-  }
-  await answer.head(head);
+    await answer.head(head);
+  } while (head.status < 200); // 100 Continue, say: the real answer follows
   const framing = frame(request.split(" ")[0], head);
   const body = answer.body(head, framing);
   if (!body) return; // nobody wants it
@@ -62,11 +61,11 @@ function latin1(bytes: Uint8Array): string {
 }
 
 /** Reads a connection through a buffer: by lines, or as it comes. */
-export class BufferedReader {
+class BufferedReader {
   isCut = false; // TLS without its goodbye: anybody may have cut it
   #buffer = new Uint8Array(1024 * 1024);
-  #start = 0; // what is before it was taken
-  #end = 0; // what is behind it has not come
+  #start = 0; // of what has not been taken
+  #end = 0;
   #searched = 0; // there is no line end before it
 
   constructor(readonly conn: Pick<Deno.Conn, "read">) {}
@@ -75,13 +74,13 @@ export class BufferedReader {
     return this.#end - this.#start;
   }
 
-  /** What has come, so many bytes at most. They are good until `fill`. */
+  /** Shows what has come, so many bytes at most. It is good until `fill`. */
   peek(most: number): Uint8Array {
     const end = Math.min(this.#start + most, this.#end);
     return this.#buffer.subarray(this.#start, end);
   }
 
-  /** The same, and goes on behind them. */
+  /** Does the same, and goes on behind it. */
   take(most: number): Uint8Array {
     const bytes = this.peek(most);
     this.#start += bytes.length;
@@ -190,45 +189,40 @@ function notField(line: string): Failure {
   return new Failure(8, `not a header line: "${line.slice(0, 60)}"`);
 }
 
-/** Takes spaces and tabs off; trim() of strings takes bytes above 127, too. */
+/** Without spaces and tabs around it. (trim() takes bytes above 127, too.) */
 function trim(text: string): string {
   return text.match(/[^ \t](.*[^ \t])?/)?.[0] ?? "";
 }
 
-/** The values of a field that may come several times. */
+/** The values of all fields of a name. */
 function values(head: Head, name: string): string[] {
   const same = head.fields.filter((field) => field[0].toLowerCase() === name);
   return same.map(([, value]) => value);
 }
 
-/** The parts of a field whose values are lists. */
+/** The same, of a field that is a list. */
 function list(head: Head, name: string): string[] {
   return values(head, name).flatMap((value) => value.split(",").map(trim));
 }
 
 function transferCodings(head: Head): string[] {
-  const codings = list(head, "transfer-encoding");
-  return codings.filter((coding) => coding).map((coding) =>
-    coding.toLowerCase()
-  );
+  const codings = list(head, "transfer-encoding").filter((coding) => coding);
+  return codings.map((coding) => coding.toLowerCase());
 }
 
-/** Where a body ends: after so many bytes, or after the last chunk. */
-export interface Framing {
-  isChunked: boolean;
-  length: number; // Infinity where it is not known beforehand
-  why: string;
-}
+type Framing = ReturnType<typeof frame>;
 
 /** Decides where the body ends: RFC 9112 6.3, in its order. */
-export function frame(method: string, head: Head): Framing {
+export function frame(method: string, head: Head) {
   const { status } = head;
   const lengths = list(head, "content-length");
   const codings = transferCodings(head);
   const rules = lengths.length ? "rules 3 and 4" : "rule 4";
-  const framing = (length: number, why: string, rule: string) => {
-    return { isChunked: false, length, why: `${why} (RFC 9112 6.3, ${rule})` };
-  };
+  const framing = (length: number, why: string, rule: string) => ({
+    isChunked: false,
+    length, // Infinity where it is not known beforehand
+    why: `${why} (RFC 9112 6.3, ${rule})`,
+  });
   if (method === "HEAD" || status < 200 || status === 204 || status === 304) {
     const what = method === "HEAD" ? method : status;
     return framing(0, `none, as ${what} has none`, "rule 1");
@@ -478,7 +472,8 @@ export class Answer {
   #output: BufferedWriter;
   #body: BufferedWriter; // the same, or what is decoded first
   #decoder: Decoder | undefined;
-  #done = 0;
+  #done = 0; // bytes of the body
+  #heads = 0; // bytes of header sections
 
   constructor(
     readonly options: Options,
@@ -490,8 +485,12 @@ export class Answer {
     this.#body = this.#output;
   }
 
-  /** Takes a header section. */
+  /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
   async head({ text }: Head): Promise<void> {
+    this.#heads += text.length;
+    if (this.#heads > 20 * MOST_HEAD) {
+      throw new Failure(63, "no end of answers that are not final");
+    }
     const { include, head, write } = this.options;
     const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
     if (include || head) await write(bytes);
@@ -740,6 +739,10 @@ function writeAllSync(to: Pick<Deno.FsFile, "writeSync">, bytes: Uint8Array) {
 /** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
 async function standardOutput(): Promise<Write> {
   const isTerminal = Deno.stdout.isTerminal();
+  const flags = await readSystemFile("/proc/self/fdinfo/1");
+  if (/^flags:\s*\d*[04]$/m.test(flags)) { // for reading only
+    throw new Failure(23, "cannot write the output: it is not open for that");
+  }
   const path = "/dev/stdout";
   const { state } = await Deno.permissions.query({ name: "read", path });
   const canLook = state === "granted" && !isTerminal;
@@ -762,43 +765,54 @@ async function standardOutput(): Promise<Write> {
   };
 }
 
-/** A file that is there when it is whole: written beside, then renamed. */
+/** Reads what Linux says of this process; "" elsewhere, or if it may not. */
+async function readSystemFile(path: string): Promise<string> {
+  const { state } = await Deno.permissions.query({ name: "read", path });
+  if (state !== "granted") return "";
+  return await Deno.readTextFile(path).catch(() => "");
+}
+
+/** The file of -o. It is there when it is whole, where that can be. */
 class OutputFile implements AsyncDisposable {
+  #isBegun = false;
   #isKept = false;
 
   constructor(
     readonly path: string,
     readonly file: Deno.FsFile,
-    readonly part?: string, // undefined for a device
+    readonly old: Deno.FileInfo | undefined, // what was there before
+    readonly part: string | undefined, // written, then renamed
   ) {}
 
   /** Throws a {@linkcode Failure} of 23. */
-  static async create(path: string): Promise<OutputFile> {
+  static async open(path: string): Promise<OutputFile> {
     try {
       const old = await Deno.stat(path).catch(() => undefined);
-      if (old && !old.isFile) {
-        return new OutputFile(path, await Deno.open(path, { write: true }));
+      const file = await Deno.open(path, { write: true, create: true });
+      if (old && !old.isFile) return new OutputFile(path, file, old, undefined);
+      const whole = await Deno.realPath(path); // a link stays one
+      const beside = await openBeside(whole, old);
+      if (!beside) {
+        complain(
+          `http_get: ${path} cannot be replaced: it is written in place`,
+        );
+        return new OutputFile(whole, file, old, undefined);
       }
-      const whole = old ? await Deno.realPath(path) : path; // a link stays one
-      if (old) (await Deno.open(whole, { write: true })).close();
-      const part = `${whole}.${crypto.randomUUID().slice(0, 8)}.part`;
-      const mode = (old?.mode ?? 0o666) & 0o777;
-      const file = await Deno.open(part, {
-        write: true,
-        createNew: true,
-        mode,
-      });
-      if (old) await Deno.chmod(part, mode).catch(() => {}); // not by the umask
-      return new OutputFile(whole, file, part);
+      file.close();
+      if (!old) await Deno.remove(whole); // until it is whole
+      return new OutputFile(whole, beside.file, old, beside.part);
     } catch (error) {
       throw unwritable(path, error);
     }
   }
 
   async write(bytes: Uint8Array): Promise<void> {
+    const isDevice = this.old && !this.old.isFile;
     try {
-      if (this.part) writeAllSync(this.file, bytes);
-      else await writeAll(this.file, bytes);
+      if (!isDevice && !this.#isBegun) await this.file.truncate();
+      this.#isBegun = true;
+      if (isDevice) await writeAll(this.file, bytes);
+      else writeAllSync(this.file, bytes);
     } catch (error) {
       throw unwritable(this.path, error);
     }
@@ -806,18 +820,52 @@ class OutputFile implements AsyncDisposable {
 
   /** It is whole. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
+    await this.write(new Uint8Array(0)); // nothing else may have come
     this.file.close(); // Windows renames nothing that is open
-    if (!this.part) return;
-    await Deno.rename(this.part, this.path).catch((error) => {
+    try {
+      if (this.old?.isFile) await copyMode(this.old, this.part ?? this.path);
+      if (this.part) await Deno.rename(this.part, this.path);
+      this.#isKept = true;
+    } catch (error) {
       throw unwritable(this.path, error);
-    });
-    this.#isKept = true;
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.file[Symbol.dispose]();
-    const part = this.#isKept ? undefined : this.part;
-    if (part) await Deno.remove(part).catch(() => {});
+    const isLeft = !this.#isKept && (this.part || !this.old);
+    if (isLeft) await Deno.remove(this.part ?? this.path).catch(() => {});
+  }
+}
+
+/** Opens a file that can take the place of another, or returns undefined. */
+async function openBeside(path: string, old?: Deno.FileInfo) {
+  const part = `${path}.${crypto.randomUUID().slice(0, 8)}.part`;
+  // Containers mount single files, which cannot be replaced. Nor can they be
+  // linked: that tells them apart.
+  const error = await Deno.link(path, part).catch((error) => error);
+  if (error?.code === "EXDEV") return undefined;
+  if (!error) await Deno.remove(part);
+  const mode = (old?.mode ?? 0o666) & 0o777;
+  const opening = Deno.open(part, { write: true, createNew: true, mode });
+  const file = await opening.catch(() => undefined);
+  if (!file || !old || await copyMode(old, part)) return file && { file, part };
+  file.close();
+  await Deno.remove(part);
+  return undefined;
+}
+
+/** Gives a file the owner and the mode of another. Returns false if it cannot. */
+async function copyMode(from: Deno.FileInfo, to: string): Promise<boolean> {
+  if (Deno.build.os === "windows") return true;
+  try {
+    const { uid, gid } = await Deno.stat(to);
+    const isSame = uid === from.uid && gid === from.gid;
+    if (!isSame) await Deno.chown(to, from.uid, from.gid);
+    await Deno.chmod(to, from.mode! & 0o7777);
+    return (await Deno.stat(to)).mode === from.mode;
+  } catch {
+    return false;
   }
 }
 
@@ -940,8 +988,36 @@ async function readAuthorities(file: string): Promise<string> {
   const text = await Deno.readTextFile(file).catch((error) => {
     throw new Failure(2, `cannot read ${file}: ${reason(error)}`, error);
   });
-  if (/^-----BEGIN CERTIFICATE-----\s/m.test(text)) return text;
-  throw new Failure(2, `there is no certificate in ${file} (PEM)`);
+  if (!/^-----BEGIN CERTIFICATE-----\s/m.test(text)) {
+    throw new Failure(2, `there is no certificate in ${file} (PEM)`);
+  }
+  try {
+    Deno.createHttpClient({ caCerts: [text] }).close(); // it looks at them
+    return text;
+  } catch (error) {
+    const why = reason(error).replace(/.*: /, "");
+    throw new Failure(2, `a certificate in ${file} is damaged: ${why}`, error);
+  }
+}
+
+/**
+ * Aborts at SIGHUP, which a terminal sends when it is closed. What nohup(1)
+ * started goes on.
+ */
+async function listenForHangup() {
+  const stop = new AbortController();
+  const hangup = () => stop.abort(new Failure(129, ""));
+  const status = await readSystemFile("/proc/self/status");
+  const isHeard = status // which may be hidden, but nohup leaves no terminal
+    ? /^SigIgn:.*[02468ace]$/m.test(status)
+    : Deno.stderr.isTerminal();
+  if (isHeard) Deno.addSignalListener("SIGHUP", hangup);
+  return {
+    signal: stop.signal,
+    [Symbol.dispose]() {
+      if (isHeard) Deno.removeSignalListener("SIGHUP", hangup);
+    },
+  };
 }
 
 async function client(
@@ -964,13 +1040,16 @@ async function client(
   if (path === "-" || path === "/dev/stdout") {
     return await download({ ...rest, write: await standardOutput() });
   }
-  await using file = await unless(OutputFile.create(path));
+  await using file = await unless(OutputFile.open(path));
   if (file.file.isTerminal()) {
     throw new Failure(23, `${path} is a terminal: leave out -o`);
   }
   const isShown = !silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  await download({ ...rest, write: (bytes) => file.write(bytes) });
+  using hangup = await listenForHangup();
+  const either = AbortSignal.any([signal, hangup.signal]);
+  const write = (bytes: Uint8Array) => file.write(bytes);
+  await download({ ...rest, signal: either, write });
   await file.keep();
 }
 

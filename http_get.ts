@@ -63,7 +63,7 @@ function latin1(bytes: Uint8Array): string {
 /** Reads a connection through a buffer: by lines, or as it comes. */
 class BufferedReader {
   isCut = false; // TLS without its goodbye: anybody may have cut it
-  #buffer = new Uint8Array(1024 * 1024);
+  #buffer = new Uint8Array(512 * 1024);
   #start = 0; // of what has not been taken
   #end = 0;
   #searched = 0; // there is no line end before it
@@ -228,7 +228,7 @@ export function frame(method: string, head: Head) {
     return framing(0, `none, as ${what} has none`, "rule 1");
   }
   if (codings.at(-1) === "chunked") {
-    const beats = lengths.length ? ", whatever Content-Length says" : "";
+    const beats = lengths.length ? ", despite Content-Length" : "";
     return { ...framing(Infinity, `chunked${beats}`, rules), isChunked: true };
   }
   if (codings.length) {

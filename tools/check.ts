@@ -9,88 +9,89 @@
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, counted, Failure, output, parsePort } from "../utils.ts";
 import { reason, refuseUnknown, resolve, run } from "../utils.ts";
-import { DAYTIME_TCP, DAYTIME_UDP, HTTP_GET } from "./check_clients.ts";
-import { type Case, Fault, Program, within } from "./check_program.ts";
-import { DAYTIME_SERVER, ECHO_TCP, ECHO_UDP } from "./check_servers.ts";
-
-/** What can be examined. */
-export const EXAMS: Record<string, Case[]> = {
-  ...{ echo_tcp: ECHO_TCP, echo_udp: ECHO_UDP, daytime: DAYTIME_SERVER },
-  ...{ "daytime client": DAYTIME_TCP, "daytime client over UDP": DAYTIME_UDP },
-  http_get: HTTP_GET,
-};
+import { type Case, EXAMS } from "./check_cases.ts";
+import { Fault, Program, within } from "./check_program.ts";
 
 /** What became of a case. */
-export type Result = Omit<Case, "examine"> & {
+export interface Result extends Omit<Case, "examine"> {
   verdict: "ok" | Fault["verdict"];
   sent?: string;
   came?: string;
   expected?: string;
   ended?: string; // how the program ended, if by itself
-  printed: string; // what the program printed
-};
+  printed: string; // by the program
+}
 
-/** Where a server is, or the command that starts a program. */
+/** What to examine: what {@linkcode Program} is made of. */
 export type Target = ConstructorParameters<typeof Program>;
 
-/** Examines a program in one case, for 5 s at most. */
-export async function examine(
+/** Examines a program; throws a {@linkcode Fault} or the signal's reason. */
+async function judge(
+  examine: Case["examine"],
+  program: Program,
+  signal: AbortSignal,
+): Promise<void> {
+  const judging = examine(program);
+  const bounded = async () => {
+    await within(Promise.race([program.ready.promise, judging]), 5000);
+    const done = await within(judging.then(() => true), 5000);
+    if (!done) throw new Fault("", "the case did not end within 5 s");
+  };
+  await Promise.race([bounded(), aborted(signal)]);
+}
+
+/** Tries a case: the program has 5 s to get ready, and then 5 s. */
+export async function tryCase(
   { examine, ...about }: Case,
   target: Target,
   signal: AbortSignal,
 ): Promise<Result> {
   const program = new Program(...target);
-  const judge = async () => {
-    try {
-      await examine(program);
-    } catch (error) {
-      if (error instanceof Fault || error instanceof Failure) return error;
-      return new Fault("", reason(error), about.asks);
-    }
-    return "ok";
-  };
-  const judging = within(judge(), 5000);
-  const late = new Fault("", "no end of the case within 5 s", about.asks);
-  const fault = await Promise.race([judging, aborted(signal)])
-    .finally(() => program.end()) ?? late;
-  const { printed, ending } = await program.end();
-  if (fault instanceof Failure) throw fault;
-  if (fault === "ok") return { ...about, verdict: "ok", printed };
-  const { verdict, sent, came, expected } = fault as Fault;
-  const ended = ending || undefined;
-  return { ...about, verdict, sent, came, expected, ended, printed };
+  try {
+    await judge(examine, program, signal);
+    return {
+      ...about,
+      verdict: "ok",
+      ...await program.end(),
+      ended: undefined,
+    };
+  } catch (error) {
+    signal.throwIfAborted();
+    if (error instanceof Failure) throw error;
+    const isFault = error instanceof Fault;
+    const fault = isFault ? error : new Fault("", reason(error));
+    const { verdict, sent, came, expected } = fault;
+    const result = { ...about, verdict, sent, came, expected };
+    return { ...result, ...await program.end() };
+  } finally {
+    await program.end();
+  }
 }
 
+const isBad = ({ verdict }: Result) => /FAILED|warning/.test(verdict);
+
 /** A result for people. */
-function toText(result: Result, shows: boolean): string {
-  const { verdict, name, asks, rule, came, lesson } = result;
-  let text = `${verdict.padEnd(7)} ${name}: ${asks} (${rule})\n`;
-  const add = (what: string, is?: string) => {
-    if (is) text += `        ${what.padEnd(9)} ${is}\n`;
-  };
-  if (verdict === "skipped") add("because", came);
-  if (verdict === "FAILED" || verdict === "warning") {
-    for (const what of ["sent", "came", "expected", "ended"] as const) {
-      add(what, result[what]);
-    }
-    const [page, heading] = lesson.split(": ");
-    add("lesson", `docs/${page}.md, "${heading}"`);
-  }
-  if (shows) text += result.printed.trimEnd().replace(/^(?=.)/gm, "        | ");
-  return text.replace(/\n?$/, "\n");
+function toText(result: Result): string {
+  const { verdict, name, asks, rule, lesson, sent, came } = result;
+  const line = `${verdict.padEnd(7)} ${name}: ${asks} (${rule})\n`;
+  if (verdict === "skipped") return `${line}        because   ${came}\n`;
+  if (!isBad(result)) return line;
+  const { expected, ended } = result;
+  const told = { sent, came, expected, ended, lesson: `docs/${lesson}` };
+  return line + Object.entries(told).filter(([, text]) => text)
+    .map(([what, text]) => `        ${what.padEnd(9)} ${text}\n`).join("");
 }
 
 /** A result for programs that read TAP, version 14. */
 function toTap(result: Result, number: number): string {
   const { verdict, name, asks, printed: _, ...rest } = result;
-  const not = verdict === "FAILED" || verdict === "warning" ? "not " : "";
-  const line = `${not}ok ${number} - ${name}: ${asks}`;
-  if (verdict === "ok") return `${line}\n`;
+  const line = `ok ${number} - ${name}: ${asks}`;
   if (verdict === "skipped") return `${line} # SKIP ${rest.came}\n`;
-  const yaml = Object.entries(rest).filter(([, value]) => value)
-    .map(([key, value]) => `  ${key}: ${JSON.stringify(value)}\n`).join("");
+  if (!isBad(result)) return `${line}\n`;
   const todo = verdict === "warning" ? " # TODO a warning only" : "";
-  return `${line}${todo}\n  ---\n${yaml}  ...\n`;
+  const yaml = Object.entries(rest).filter(([, text]) => text)
+    .map(([key, text]) => `  ${key}: ${JSON.stringify(text)}\n`).join("");
+  return `not ${line}${todo}\n  ---\n${yaml}  ...\n`;
 }
 
 const USAGE = `check: examines an echo, daytime or HTTP program
@@ -98,9 +99,9 @@ const USAGE = `check: examines an echo, daytime or HTTP program
 usage: check [options] EXAM HOST PORT      a server that is running
        check [options] EXAM -- COMMAND...  a program, started for each case
 
-EXAM is echo_tcp, echo_udp, daytime or http_get. In the words of COMMAND, {port}
-is where a server has to listen; {host} with {port}, or {url}, is what a client
-has to ask. A daytime program whose command has {host} is examined as a client.
+EXAM is echo_tcp, echo_udp, daytime or http_get. In COMMAND, {port} is where a
+server has to listen; {host} and {port}, or {url}, is what a client has to ask.
+A daytime program whose command has {host} is examined as a client.
 
   -u, --udp                   the daytime client asks over UDP
       --only CASE             try this case only (repeatable)
@@ -117,15 +118,15 @@ examples: check echo_tcp localhost 7777
 
 function parse(args: string[]) {
   const end = args.includes("--") ? args.indexOf("--") : args.length;
-  const command = args.slice(end + 1);
-  const given = parseArgs(args.slice(0, end), {
+  const { verbose, ...given } = parseArgs(args.slice(0, end), {
     string: ["_", "only"],
     boolean: ["udp", "list", "json", "tap", "verbose", "help", "version"],
     collect: ["only"],
     alias: { u: "udp", v: "verbose", h: "help", V: "version" },
     unknown: refuseUnknown,
   });
-  return { ...given, command, verbose: [], shows: given.verbose };
+  const command = args.slice(end + 1);
+  return { ...given, command, shows: verbose, verbose: [] };
 }
 
 type Options = ReturnType<typeof parse>;
@@ -136,21 +137,20 @@ function choose({ _, only, udp, command }: Options): Case[] {
   let exam = `${_[0]}`;
   if (exam === "daytime" && isClient) exam += " client";
   if (exam === "daytime client" && udp) exam += " over UDP";
-  if (!Object.hasOwn(EXAMS, exam)) throw new Failure(2, "no such EXAM");
-  const cases = EXAMS[exam].filter(({ name }) =>
-    only.length === 0 || only.includes(name)
-  );
-  if (cases.length > 0) return cases;
-  throw new Failure(2, `${exam} has no case ${only}: --list lists all`);
+  if (!Object.hasOwn(EXAMS, exam)) throw new Failure(2, `no exam "${exam}"`);
+  const names = EXAMS[exam].map(({ name }) => name);
+  const odd = only.find((name) => !names.includes(name));
+  if (odd) throw new Failure(2, `${exam} has no case "${odd}": try --list`);
+  const isWanted = ({ name }: Case) => !only[0] || only.includes(name);
+  return EXAMS[exam].filter(isWanted);
 }
 
-/** Where the server is; or, for a command, where it will be. */
+/** Where the server is or, for a command, will be. */
 async function locate(options: Options, signal: AbortSignal): Promise<Target> {
-  const [exam, host, port] = options._.map(String);
-  const { command } = options;
-  if (command.length > 0) return ["127.0.0.1", 0, command];
-  if (!port || exam === "http_get") {
-    throw new Failure(2, `${exam} needs -- and a command: see --help`);
+  const [exam, host, port, ...more] = options._.map(String);
+  if (options.command[0]) return ["127.0.0.1", 0, options.command];
+  if (!port || more[0] || exam === "http_get") {
+    throw new Failure(2, `${exam} needs a command, or HOST PORT: see --help`);
   }
   const all = await resolve({ hostname: host, port: 0, signal });
   const hostname = all.find((address) => !address.includes(":")) ?? all[0];
@@ -160,30 +160,30 @@ async function locate(options: Options, signal: AbortSignal): Promise<Target> {
 async function work(options: Options, signal: AbortSignal): Promise<void> {
   const { json, tap, list, shows } = options;
   const cases = choose(options);
-  if (list) {
-    const lines = cases.map(({ name, asks, rule }) =>
-      `${name}: ${asks} (${rule})\n`
-    );
-    return await output(lines.join(""));
-  }
+  if (list) return await output(cases.map(toLine).join(""));
   const target = await locate(options, signal);
   const results: Result[] = [];
   if (tap) await output(`TAP version 14\n1..${cases.length}\n`);
   for (const one of cases) {
-    const result = await examine(one, target, signal);
+    const result = await tryCase(one, target, signal);
     results.push(result);
     if (tap) await output(toTap(result, results.length));
-    else if (!json) await output(toText(result, shows));
+    else if (!json) await output(toText(result));
+    if (shows) console.error(result.printed);
   }
   const count = (verdict: string) =>
     results.filter((result) => result.verdict === verdict).length;
   const points = count("ok");
   const of = points + count("FAILED");
-  const more = `${counted(count("warning"), "warning")}, ` +
+  const rest = `${counted(count("warning"), "warning")}, ` +
     `${count("skipped")} skipped`;
   if (json) await output(`${JSON.stringify({ points, of, results })}\n`);
-  else if (!tap) await output(`${points} of ${of} points, ${more}\n`);
+  else if (!tap) await output(`${points} of ${of} points, ${rest}\n`);
   if (points < of) throw new Failure(1, "");
+}
+
+function toLine({ name, asks, rule }: Case): string {
+  return `${name}: ${asks} (${rule})\n`;
 }
 
 /** Runs a command line. Returns the exit status. */

@@ -10,45 +10,23 @@ export class Fault extends Error {
   constructor(
     readonly sent: string,
     readonly came: string,
-    readonly expected: string,
+    readonly expected = "",
     readonly verdict: "FAILED" | "warning" | "skipped" = "FAILED",
   ) {
     super(came);
   }
 }
 
-/** A case: what is asked of a program, and where that is written. */
-export interface Case {
-  name: string;
-  asks: string;
-  rule: string;
-  lesson: string; // a page in docs/ and a heading of it
-  examine: (program: Program) => Promise<unknown>; // throws a Fault
-}
-
-/** The cases of a rule, each under `name: what the program has to do`. */
-export function cases(
-  rule: string,
-  lesson: string,
-  all: Record<string, Case["examine"]>,
-): Case[] {
-  return Object.entries(all).map(([title, examine]) => {
-    const [name, asks] = title.split(": ");
-    return { name, asks, rule, lesson, examine };
-  });
-}
-
-/** Bytes as a person reads them: `6 bytes "hello\n"`. */
-export function show(data: string | Uint8Array): string {
-  const all = Buffer.from(data as string, "latin1");
-  const start = all.toString("latin1", 0, 40).replace(/["\\]/g, "\\$&");
-  const rest = all.length > 40 ? "..." : "";
-  return `${counted(all.length, "byte")} "${printable(start)}"${rest}`;
-}
-
 /** Waits for something; gives undefined when that takes too long. */
 export async function within<T>(promise: Promise<T>, milliseconds = 2000) {
   return await Promise.race([promise, delay(milliseconds, undefined)]);
+}
+
+/** Bytes as a person reads them: `6 bytes "hello\n"`. */
+export function show(text: string): string {
+  const start = printable(text.slice(0, 40).replace(/["\\]/g, "\\$&"));
+  const more = text.length > 40 ? "..." : "";
+  return `${counted(text.length, "byte")} "${start}"${more}`;
 }
 
 /** A port that is free, and that no system gives away by itself. */
@@ -74,10 +52,11 @@ async function isOpen(transport: string, port: number): Promise<boolean> {
 
 /** The program that is examined in a case: a server, or a command. */
 export class Program {
+  /** is resolved when the server listens, or the client asks */
+  readonly ready = Promise.withResolvers<void>();
   readonly #sockets = new Set<{ close(): void }>();
   #child?: Deno.ChildProcess;
   #output?: Promise<Deno.CommandOutput>;
-  #starting?: Promise<void>;
 
   constructor(
     public hostname: string,
@@ -103,31 +82,26 @@ export class Program {
     return this.#output;
   }
 
-  /** Starts a server if it is a command, once, and waits until it listens. */
-  start(transport = "tcp"): Promise<void> {
-    if (this.command.length === 0) return Promise.resolve();
-    return this.#starting ??= this.#start(transport);
-  }
-
-  async #start(transport: string): Promise<void> {
-    this.port ||= freePort();
+  /** Starts a server if it is a command, and waits until it listens. */
+  async start(transport: "tcp" | "udp" = "tcp"): Promise<void> {
     let hasEnded = false;
-    this.run(this.port).then(() => hasEnded = true);
-    const started = performance.now();
-    while (!await isOpen(transport, this.port)) {
-      if (hasEnded || performance.now() - started > 4000) {
-        const what = `${transport.toUpperCase()} port ${this.port} is opened`;
-        throw new Fault("nothing", "nothing", what);
-      }
+    if (this.command.length > 0 && !this.#child) {
+      this.port ||= freePort();
+      this.run(this.port).then(() => hasEnded = true);
+    }
+    while (this.#child && !await isOpen(transport, this.port)) {
+      const what = `${transport.toUpperCase()} port ${this.port} is opened`;
+      if (hasEnded) throw new Fault("nothing", "nothing", what);
       await delay(20);
     }
+    this.ready.resolve();
   }
 
   /** Connects to a server. */
   async connect(): Promise<Deno.TcpConn> {
     await this.start();
+    const { hostname, port } = this;
     try {
-      const { hostname, port } = this;
       const signal = AbortSignal.timeout(2000);
       return this.keep(await Deno.connect({ hostname, port, signal }));
     } catch (error) {
@@ -158,7 +132,7 @@ export class Program {
     this.#sockets.clear();
   }
 
-  /** Sends a signal to a program of ours and its children. */
+  /** Sends a signal to a program of ours, and to its children. */
   signal(name: "SIGSTOP" | "SIGCONT" | "SIGKILL"): void {
     try {
       if (WINDOWS && name === "SIGKILL") this.#child?.kill(name);
@@ -167,17 +141,16 @@ export class Program {
   }
 
   /** Ends it. Gives what it has printed, and how it ended if by itself. */
-  async end(): Promise<{ printed: string; ending: string }> {
+  async end(): Promise<{ printed: string; ended?: string }> {
     this.signal("SIGKILL");
     this.release();
-    this.#starting = undefined;
+    this.#child = undefined;
     const output = await this.#output;
-    if (!output) return { printed: "", ending: "" };
+    if (!output) return { printed: "" };
     const { stdout, stderr, signal, code } = output;
     const printed = new TextDecoder().decode(Buffer.concat([stdout, stderr]));
-    if (signal === "SIGKILL") return { printed, ending: "" };
-    const last = printable(printed.trimEnd().split("\n").at(-1) ?? "");
-    const ending = `${signal ?? `status ${code}`}, ${show(last)}`;
-    return { printed, ending };
+    if (signal === "SIGKILL") return { printed };
+    const last = printed.trimEnd().split("\n").at(-1) ?? "";
+    return { printed, ended: `${signal ?? `status ${code}`}, ${show(last)}` };
   }
 }

@@ -24,9 +24,10 @@ export async function within<T>(promise: Promise<T>, milliseconds = 2000) {
 
 /** Bytes as a person reads them: `6 bytes "hello\n"`. */
 export function show(text: string): string {
-  const start = printable(text.slice(0, 40).replace(/["\\]/g, "\\$&"));
-  const more = text.length > 40 ? "..." : "";
-  return `${counted(text.length, "byte")} "${start}"${more}`;
+  const isLong = text.length > 40;
+  const start = isLong ? text.slice(0, 20) : text;
+  const quoted = printable(start.replace(/["\\]/g, "\\$&"));
+  return `${counted(text.length, "byte")} "${quoted}"${isLong ? "..." : ""}`;
 }
 
 /** A port that is free, and that no system gives away by itself. */
@@ -57,6 +58,7 @@ export class Program {
   readonly #sockets = new Set<{ close(): void }>();
   #child?: Deno.ChildProcess;
   #output?: Promise<Deno.CommandOutput>;
+  #starting?: Promise<void>;
 
   constructor(
     public hostname: string,
@@ -73,7 +75,7 @@ export class Program {
     const piped = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
     const detached = !WINDOWS; // a group of its own, to end its children too
     try {
-      const options = { args, ...piped, detached };
+      const options = { args, ...piped, detached, env: { NO_COLOR: "1" } };
       this.#child = new Deno.Command(command, options).spawn();
     } catch (error) {
       throw new Failure(1, `cannot run ${command}: ${reason(error)}`);
@@ -82,19 +84,22 @@ export class Program {
     return this.#output;
   }
 
-  /** Starts a server if it is a command, and waits until it listens. */
+  /** Starts a server if it is a command, once, and waits until it listens. */
   async start(transport: "tcp" | "udp" = "tcp"): Promise<void> {
+    if (this.command.length > 0) this.#starting ??= this.#start(transport);
+    await this.#starting;
+    this.ready.resolve();
+  }
+
+  async #start(transport: string): Promise<void> {
+    this.port ||= freePort();
     let hasEnded = false;
-    if (this.command.length > 0 && !this.#child) {
-      this.port ||= freePort();
-      this.run(this.port).then(() => hasEnded = true);
-    }
-    while (this.#child && !await isOpen(transport, this.port)) {
+    this.run(this.port).then(() => hasEnded = true);
+    while (!await isOpen(transport, this.port)) {
       const what = `${transport.toUpperCase()} port ${this.port} is opened`;
-      if (hasEnded) throw new Fault("nothing", "nothing", what);
+      if (hasEnded) throw new Fault("", "no such socket", what);
       await delay(20);
     }
-    this.ready.resolve();
   }
 
   /** Connects to a server. */
@@ -144,13 +149,15 @@ export class Program {
   async end(): Promise<{ printed: string; ended?: string }> {
     this.signal("SIGKILL");
     this.release();
-    this.#child = undefined;
+    this.#starting = undefined;
     const output = await this.#output;
     if (!output) return { printed: "" };
     const { stdout, stderr, signal, code } = output;
     const printed = new TextDecoder().decode(Buffer.concat([stdout, stderr]));
-    if (signal === "SIGKILL") return { printed };
-    const last = printed.trimEnd().split("\n").at(-1) ?? "";
-    return { printed, ended: `${signal ?? `status ${code}`}, ${show(last)}` };
+    const isServer = this.port > 0;
+    if (signal === "SIGKILL" || !isServer) return { printed };
+    const lines = printed.trimEnd().split("\n");
+    const last = lines.findLast((line) => /error/i.test(line)) ?? lines.at(-1);
+    return { printed, ended: `${signal ?? `status ${code}`}: ${last}` };
   }
 }

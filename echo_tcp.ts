@@ -19,9 +19,9 @@ import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { setTimeout as delay } from "node:timers/promises";
 import { aborted, accept, announce, connect, counted } from "./utils.ts";
 import { Failure, formatAddress, limited, listen, type Log } from "./utils.ts";
-import { log, needsUnstableNet, output } from "./utils.ts";
-import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
-import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
+import { log, needsUnstableNet, output, parseNumber } from "./utils.ts";
+import { parsePort, parseSeconds, parseTarget, reason } from "./utils.ts";
+import { refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
 import { timeLimit, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which needs more rights
@@ -31,7 +31,7 @@ const LARGEST = 16 * 1024 * 1024; // bytes of a round trip
 export async function echo(
   conn: Pick<Deno.Conn, "read" | "write">,
 ): Promise<void> {
-  let buffer = new Uint8Array(128); // small: most connections are idle
+  let buffer = new Uint8Array(128); // small, as most connections are idle
   for (;;) {
     const length = await conn.read(buffer);
     if (length === null) return; // half-closed
@@ -46,15 +46,25 @@ export async function echo(
 }
 
 /** A connection being served. It counts the bytes that go back. */
-export class Session {
+class Session {
   bytes = 0;
   isWriting = false;
   readonly started = Math.floor(performance.now());
-  moved = this.started;
-  /** why the server ended it, if it did */
-  ending = "";
+  moved = this.started; // when bytes last went back
+  ending = ""; // why the server closed it, if it did
 
   constructor(readonly conn: Deno.TcpConn) {}
+
+  /** Runs the protocol to its end. */
+  run(trace?: Trace): Promise<void> {
+    try {
+      this.conn.setNoDelay(true); // answers do not wait for more to send
+      this.conn.setKeepAlive(true); // probes notice a peer that vanished
+      return echo(trace ? trace.serve(this) : this);
+    } catch (error) { // the client is gone already
+      return Promise.reject(error);
+    }
+  }
 
   read(buffer: Uint8Array): Promise<number | null> {
     return this.conn.read(buffer);
@@ -78,24 +88,24 @@ export class Session {
     this.conn[Symbol.dispose]();
   }
 
-  /** What the log says of it in the end. */
-  summary(error: unknown): string {
-    const seconds = (performance.now() - this.started) / 1000;
-    const why = this.ending || (error ? reason(error) : "");
-    return `${formatAddress(this.conn.remoteAddr)} ` +
-      `${counted(this.bytes, "byte")} in ${seconds.toFixed(3)} s` +
-      (why && `: ${why}`);
+  /** Closes it, and returns what the log says of it. */
+  end(error?: unknown): string {
+    this.close(error ? reason(error) : "");
+    const peer = formatAddress(this.conn.remoteAddr);
+    const seconds = ((performance.now() - this.started) / 1000).toFixed(3);
+    const summary = `${peer} ${counted(this.bytes, "byte")} in ${seconds} s`;
+    return this.ending ? `${summary}: ${this.ending}` : summary;
   }
 }
 
-/** What {@linkcode serve} is told. Times are milliseconds. */
+/** What {@linkcode serve} is told. */
 export interface ServeOptions {
   listener: Deno.TcpListener;
   /** ends the service, once what has arrived was sent back */
   signal: AbortSignal;
-  /** how many connections at once; others wait to be accepted */
+  /** connections at once; others wait to be accepted */
   maxConnections?: number;
-  /** how long nothing may move on a connection */
+  /** milliseconds in which something must move on a connection */
   idleTimeout?: number;
   log?: Log;
   trace?: Trace;
@@ -111,45 +121,33 @@ export async function serve(
   const { maxConnections = Infinity, idleTimeout = Infinity } = limits;
   const sessions = new Set<Session>();
   const total = { connections: 0, bytes: 0 };
-  let change = Promise.withResolvers<void>();
+  let place = Promise.withResolvers<void>(); // a free one
 
-  async function handle(conn: Deno.TcpConn): Promise<void> {
+  function begin(conn: Deno.TcpConn): void {
     const session = new Session(conn);
-    const who = `${formatAddress(conn.remoteAddr)} `;
-    const stream = trace ? trace.stream(session, who) : session;
+    const end = (error?: unknown) => {
+      sessions.delete(session);
+      total.bytes += session.bytes;
+      log(session.end(error));
+      place.resolve();
+    };
     sessions.add(session);
     total.connections++;
-    trace?.event(`${who}accepted`);
-    let failure: unknown;
-    try {
-      conn.setNoDelay(true); // answers do not wait to be sent together
-      conn.setKeepAlive(true); // peers that vanished are noticed
-      await echo(stream);
-    } catch (error) {
-      failure = error; // a reset, say: the peer's affair
-    }
-    stream.close();
-    sessions.delete(session);
-    total.bytes += session.bytes;
-    log(session.summary(failure));
-    change.resolve();
-    change = Promise.withResolvers();
+    session.run(trace).then(end, end);
   }
 
-  const stop = async () => {
-    await delay(50); // those in line are served still
-    listener.close();
-    change.resolve();
-  };
-  if (signal.aborted) stop();
-  signal.addEventListener("abort", stop);
-  const sweep = setInterval(() => closeIdle(sessions, idleTimeout), 250);
-  for (;;) {
-    const conn = await accept(listener, log);
-    if (!conn) break;
-    handle(conn);
+  aborted(signal).catch(() => {
+    place.resolve();
+    setTimeout(() => listener.close(), 50); // those in line are served still
+  });
+  const pause = Math.min(idleTimeout / 4, 1e9);
+  const sweep = setInterval(() => closeIdle(sessions, idleTimeout), pause);
+  let conn: Deno.TcpConn | undefined;
+  while ((conn = await accept(listener, log))) {
+    begin(conn);
     while (sessions.size >= maxConnections && !signal.aborted) {
-      await change.promise;
+      place = Promise.withResolvers();
+      await place.promise;
     }
   }
   clearInterval(sweep);
@@ -186,59 +184,62 @@ export interface TalkOptions {
   timeout: number;
 }
 
+/** What is under way between {@linkcode send} and {@linkcode receive}. */
+interface Exchange {
+  owed: number; // bytes that have not come back
+  isSent: boolean; // all of the input
+  since: number; // when the wait for the server began
+}
+
 /**
  * The client: sends the input and half-closes, while it passes on what comes
- * back. Throws a {@linkcode Failure} of 18 if the server closes early, of 28
- * if it is silent for too long, or of 56.
+ * back. Throws a {@linkcode Failure} of 18 if the server closes early, or of 28
+ * if it is silent for too long.
  */
-export async function talk(
-  { conn, input, output, timeout }: TalkOptions,
-): Promise<void> {
-  let owed = 0; // bytes that have not come back
-  let isSent = false; // all of the input
+export async function talk(options: TalkOptions): Promise<void> {
+  const { conn, timeout } = options;
+  const exchange: Exchange = { owed: 0, isSent: false, since: Infinity };
   let isLate = false;
-  let since = Infinity; // when the wait for the server began
-
-  async function send(): Promise<void> {
-    for await (const bytes of input) {
-      if (owed === 0) since = performance.now();
-      owed += bytes.length;
-      await writeAll(conn, bytes);
-    }
-    isSent = true;
-    await conn.closeWrite();
-  }
-
-  async function receive(): Promise<void> {
-    const buffer = new Uint8Array(65_536);
-    for (;;) {
-      const length = await conn.read(buffer);
-      if (length === null) break;
-      since = Infinity; // slow output is not the server's fault
-      owed -= length;
-      await output(buffer.subarray(0, length));
-      since = performance.now();
-    }
-    if (isSent && owed <= 0) return;
-    const left = isSent ? `${counted(owed, "byte")} came` : "the input ended";
-    throw new Failure(18, `the server closed before ${left}`);
-  }
-
   const watch = setInterval(() => {
-    const isWaiting = owed > 0 || isSent;
-    isLate = isWaiting && performance.now() - since > timeout;
+    const isWaiting = exchange.owed > 0 || exchange.isSent;
+    isLate = isWaiting && performance.now() - exchange.since > timeout;
     if (isLate) conn.close();
   }, 50);
   try {
-    await Promise.all([receive(), send()]);
+    await Promise.all([receive(options, exchange), send(options, exchange)]);
     conn.close();
   } catch (error) {
     if (isLate) throw new Failure(28, `no answer in ${timeout / 1000} s`);
-    if (error instanceof Failure) throw error;
-    throw new Failure(56, `the exchange failed: ${reason(error)}`, error);
+    throw error;
   } finally {
     clearInterval(watch);
   }
+}
+
+async function send({ conn, input }: TalkOptions, exchange: Exchange) {
+  for await (const bytes of input) {
+    if (exchange.owed <= 0) exchange.since = performance.now();
+    exchange.owed += bytes.length;
+    await writeAll(conn, bytes);
+  }
+  exchange.isSent = true;
+  await conn.closeWrite();
+}
+
+async function receive({ conn, output }: TalkOptions, exchange: Exchange) {
+  const buffer = new Uint8Array(65_536);
+  for (;;) {
+    const length = await conn.read(buffer);
+    if (length === null) break;
+    exchange.owed -= length;
+    exchange.since = Infinity; // slow output is not the server's fault
+    await output(buffer.subarray(0, length));
+    exchange.since = performance.now();
+  }
+  const missing = counted(exchange.owed, "byte");
+  const early = exchange.isSent ? `${missing} came back` : "the input ended";
+  const isWhole = exchange.isSent && exchange.owed <= 0;
+  if (!isWhole) throw new Failure(18, `the server closed before ${early}`);
 }
 
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
@@ -364,21 +365,16 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   refuse(options, others, "is for the client: it needs a HOST");
   const { quiet, host, "reuse-port": reusePort } = options;
   const port = parsePort(options.port ?? `${PORT}`);
-  const most = parseNumber(options, "max-connections", { usual: 0, max: 1e6 });
-  const idle = parseSeconds(options, "idle-timeout", 0);
+  const most = parseNumber(options, "max-connections", 0, [0, 1e6]);
+  const idle = parseSeconds(options, "idle-timeout") || Infinity;
   if (reusePort) needsUnstableNet("--reuse-port");
   // The backlog is how many may wait to be accepted.
   const more = { reusePort, tcpBacklog: 4096 };
   const listener = listen((at) => Deno.listen({ ...at, ...more }), port, host);
   await announce(listener.addr, quiet);
-  const total = await serve({
-    listener,
-    signal,
-    trace,
-    maxConnections: most || Infinity,
-    idleTimeout: idle || Infinity,
-    log: quiet ? undefined : limited(log),
-  });
+  const limits = { maxConnections: most || Infinity, idleTimeout: idle };
+  const lines = quiet ? undefined : limited(log);
+  const total = await serve({ listener, signal, trace, ...limits, log: lines });
   if (quiet) return;
   const connections = counted(total.connections, "connection");
   log(`served ${connections}, ${counted(total.bytes, "byte")}`);
@@ -389,12 +385,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   refuse(options, others, "is for the server, which takes no HOST");
   const target = parseTarget(options, PORT);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
-  const count = parseNumber(options, "count", { usual: 0, min: 1, max: 1e6 });
-  const size = parseNumber(options, "size", {
-    usual: 64,
-    min: 1,
-    max: LARGEST,
-  });
+  const count = parseNumber(options, "count", 0, [1, 1e6]);
+  const size = parseNumber(options, "size", 64, [1, LARGEST]);
   const interval = parseSeconds(options, "interval", 1);
   const limit = timeLimit(timeout, signal);
   using socket = await connect({ ...target, signal: limit, trace });
@@ -418,7 +410,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   try {
     await ping({ conn, count, size, ...rest });
   } finally {
-    await output(options.json ? `${JSON.stringify(trips)}\n` : `${trips}`);
+    await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
   }
 }
 

@@ -145,33 +145,32 @@ export function refuseUnknown(arg: string, option?: string): boolean {
 /** Throws a {@linkcode Failure} of 2 if one of the options was given. */
 export function refuse(options: object, names: string[], why: string): void {
   for (const [name, value] of Object.entries(options)) {
-    const isGiven = value !== undefined && value !== false;
-    if (isGiven && names.includes(name)) {
-      throw new Failure(2, `--${name} ${why}`);
-    }
+    const isGiven = names.includes(name) && (value || value === "");
+    if (isGiven) throw new Failure(2, `--${name} ${why}`);
   }
 }
 
 /** Options by name, as parseArgs gives them. */
 type Given = Record<string, unknown>;
 
-/** Reads an option as a whole number. Throws a {@linkcode Failure} of 2. */
+/** Reads a whole number within bounds. Throws a {@linkcode Failure} of 2. */
 export function parseNumber(
   given: Given,
   name: string,
-  { usual, min = 0, max }: { usual: number; min?: number; max: number },
+  usual: number,
+  [min, max]: [number, number],
 ): number {
-  if (given[name] === undefined) return usual;
-  const number = /^\d+$/.test(`${given[name]}`) ? Number(given[name]) : NaN;
+  const text = given[name];
+  if (text === undefined) return usual;
+  const number = /^\d+$/.test(`${text}`) ? Number(text) : NaN;
   if (number >= min && number <= max) return number;
-  const range = `${min} to ${max}`;
-  throw new Failure(2, `--${name} must be ${range}, not "${given[name]}"`);
+  throw new Failure(2, `--${name} must be ${min} to ${max}, not "${text}"`);
 }
 
 /** Reads seconds as milliseconds. Throws a {@linkcode Failure} of 2. */
 export function parseSeconds(given: Given, name: string, usual = 0): number {
-  const text = `${given[name] ?? usual}`;
-  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
+  const text = given[name] ?? usual;
+  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(`${text}`) ? Number(text) : NaN;
   if (seconds <= 1e6) return 1000 * seconds;
   throw new Failure(2, `--${name} must be 0 to 1000000, not "${text}"`);
 }
@@ -192,7 +191,7 @@ export function parsePort(text: string): number {
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...ports] = given._.map(String);
-  const pattern = /^(?:\[(.*)\]|([^:]*))(?::(.*))?$/;
+  const pattern = /^(?:\[(.*)\]|([^:]*))(?::([^:]*))?$/;
   const [, ipv6, name, port] = text.match(pattern) ?? [];
   const host = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
   const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
@@ -205,7 +204,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   }
   const family = [4, 6].find((version) => given[`ipv${version}`]);
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
-  return { hostname, family, port: ports[0] ? parsePort(ports[0]) : usual };
+  return { hostname, family, port: ports.length ? parsePort(ports[0]) : usual };
 }
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
@@ -241,7 +240,8 @@ export async function resolve(target: Target): Promise<string[]> {
     trace?.event(`resolved ${hostname} to ${addresses.join(", ")}`);
     return addresses;
   } catch (error) {
-    signal.throwIfAborted();
+    const late = `cannot resolve ${hostname}: no answer in time`;
+    if (signal.aborted) throw new Failure(28, late, error);
     const why: Record<string, string> = {
       ENOTFOUND: family ? `no IPv${family} address` : "no such name",
       EAI_AGAIN: "no name server answers",
@@ -346,38 +346,35 @@ export class RoundTrips {
   readonly odd: Record<string, number> = {};
 
   toJSON() {
+    const times = this.times.toSorted((a, b) => a - b);
     const { sent, odd } = this;
-    const received = this.times.length;
-    const sorted = this.times.toSorted((a, b) => a - b);
-    const percentile = (share: number) =>
-      sorted[Math.ceil(share * received) - 1];
+    const received = times.length;
     const mean = (values: number[]) =>
       values.reduce((sum, value) => sum + value, 0) / received;
-    const avgMs = mean(sorted);
-    return {
-      ...{ sent, received, lossPercent: 100 * (1 - received / sent), ...odd },
-      ...{ minMs: sorted[0], avgMs, maxMs: sorted[received - 1] },
-      mdevMs: Math.sqrt(mean(sorted.map((time) => (time - avgMs) ** 2))),
-      ...{ p50Ms: percentile(0.5), p90Ms: percentile(0.9) },
-      p99Ms: percentile(0.99),
-    };
+    const avgMs = mean(times);
+    const mdevMs = Math.sqrt(mean(times.map((time) => (time - avgMs) ** 2)));
+    const [minMs, p50Ms, p90Ms, p99Ms, maxMs] = [0, 0.5, 0.9, 0.99, 1]
+      .map((share) => times[Math.max(0, Math.ceil(share * received) - 1)]);
+    const lossPercent = sent ? 100 * (1 - received / sent) : 0;
+    const counts = { sent, received, lossPercent, ...odd };
+    return { ...counts, minMs, avgMs, maxMs, mdevMs, p50Ms, p90Ms, p99Ms };
   }
 
   toString(): string {
     const { sent, received, lossPercent, ...ms } = this.toJSON();
     const odd = Object.entries(this.odd).map(([kind, n]) => `, ${n} ${kind}`);
     const join = (...times: number[]) =>
-      times.map((time) => time.toFixed(2)).join("/") + " ms\n";
+      `${times.map((time) => time.toFixed(2)).join("/")} ms`;
     // A loss is never shown as none, or as all, where it is not.
     const loss = Math.min(+lossPercent.toPrecision(3), received ? 99.9 : 100);
-    let text = `${sent} sent, ${received} received, ${loss}% loss${
-      odd.join("")
-    }\n`;
-    if (received === 0) return text;
+    const counts = `${sent} sent, ${received} received, ${loss}% loss`;
+    const lines = [counts + odd.join("")];
+    if (received === 0) return lines[0];
     const { minMs, avgMs, maxMs, mdevMs } = ms;
-    text += `min/avg/max/mdev = ${join(minMs, avgMs, maxMs, mdevMs)}`;
-    if (received < 20) return text;
-    return text + `p50/p90/p99 = ${join(ms.p50Ms, ms.p90Ms, ms.p99Ms)}`;
+    lines.push(`min/avg/max/mdev = ${join(minMs, avgMs, maxMs, mdevMs)}`);
+    const shares = join(ms.p50Ms, ms.p90Ms, ms.p99Ms);
+    if (received >= 20) lines.push(`p50/p90/p99 = ${shares}`);
+    return lines.join("\n");
   }
 }
 
@@ -408,7 +405,9 @@ export async function run<T extends Options>(
   let status = 0;
   try {
     const options = parse();
-    const empty = Object.entries(options).find(([, value]) => value === "");
+    const empty = Object.entries(options).find(([name, value]) =>
+      value === "" && name.length > 1 // not by its letter
+    );
     if (empty) throw new Failure(2, `--${empty[0]} needs a value`);
     if (options.help) await output(usage);
     else if (options.version) await output(`${name} ${VERSION}\n`);
@@ -420,7 +419,9 @@ export async function run<T extends Options>(
     const cause = stop.signal.aborted ? stop.signal.reason : error;
     status = report(name, cause, trace);
   }
-  await trace?.write().catch((error) => status ||= report(name, error));
+  await trace?.write().catch((error: unknown) => {
+    status ||= report(name, error);
+  });
   await Promise.race([writing, delay(500)]); // what is left of the log
   return status;
 }
@@ -459,5 +460,6 @@ function report(name: string, error: unknown, trace?: Trace): number {
   const message = reason(error);
   trace?.event(message || "interrupted");
   if (message) complain(`${name}: ${message}`);
-  return error instanceof Failure ? error.status : 1;
+  if (error instanceof Failure) return error.status;
+  return /^Connection|^BrokenPipe$/.test((error as Error).name) ? 56 : 1;
 }

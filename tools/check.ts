@@ -58,6 +58,7 @@ export async function tryCase(
   } catch (error) {
     signal.throwIfAborted();
     if (error instanceof Failure) throw error;
+    await within(new Promise(() => {}), 200); // it may be about to end
     const isFault = error instanceof Fault;
     const fault = isFault ? error : new Fault("", reason(error));
     const { verdict, sent, came, expected } = fault;

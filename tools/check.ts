@@ -135,10 +135,10 @@ type Options = ReturnType<typeof parse>;
 /** The cases that were asked for. */
 function choose({ _, only, udp, command }: Options): Case[] {
   const isClient = command.some((word) => word.includes("{host}"));
-  let exam = `${_[0]}`;
+  let exam = `${_[0] ?? ""}`;
   if (exam === "daytime" && isClient) exam += " client";
   if (exam === "daytime client" && udp) exam += " over UDP";
-  if (!Object.hasOwn(EXAMS, exam)) throw new Failure(2, `no exam "${exam}"`);
+  if (!Object.hasOwn(EXAMS, exam)) throw new Failure(2, `"${exam}" is no EXAM`);
   const names = EXAMS[exam].map(({ name }) => name);
   const odd = only.find((name) => !names.includes(name));
   if (odd) throw new Failure(2, `${exam} has no case "${odd}": try --list`);

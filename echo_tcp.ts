@@ -196,8 +196,8 @@ interface Exchange {
 
 /**
  * The client: sends the input and half-closes, while it passes on what comes
- * back. Throws a {@linkcode Failure} of 18 if the server closes early, 28 if it
- * is silent for too long, or 56.
+ * back. Throws a {@linkcode Failure} of 18 if the server closes early, or of 28
+ * if it is silent for too long.
  */
 export async function talk(options: TalkOptions): Promise<void> {
   const { conn, timeout } = options;
@@ -213,8 +213,7 @@ export async function talk(options: TalkOptions): Promise<void> {
     conn.close();
   } catch (error) {
     if (isLate) throw new Failure(28, `no answer in ${timeout / 1000} s`);
-    if (error instanceof Failure) throw error;
-    throw new Failure(56, `the exchange failed: ${reason(error)}`, error);
+    throw error;
   } finally {
     clearInterval(watch);
   }
@@ -240,16 +239,10 @@ async function receive({ conn, output }: TalkOptions, exchange: Exchange) {
     await output(buffer.subarray(0, length));
     exchange.since = performance.now();
   }
-  const { isSent, owed } = exchange;
-  if (!isSent) {
-    throw new Failure(18, "the server closed before the input ended");
-  }
-  if (owed > 0) {
-    throw new Failure(
-      18,
-      `the server closed: ${counted(owed, "byte")} did not come back`,
-    );
-  }
+  const missing = counted(exchange.owed, "byte");
+  const early = exchange.isSent ? `${missing} came back` : "the input ended";
+  const isWhole = exchange.isSent && exchange.owed <= 0;
+  if (!isWhole) throw new Failure(18, `the server closed before ${early}`);
 }
 
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */

@@ -18,6 +18,7 @@ export type Datagrams = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 type Mark = "*" | ">" | "<";
 
 const COLORS = { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
+const TERM = { name: "env", variable: "TERM" } as const;
 const WIDTH = 80; // columns
 const MOST_EVENTS = 199; // in a diagram: nobody can read more
 const MOST_TEXT = 40_000; // characters: Mermaid draws no more than 50,000
@@ -112,6 +113,8 @@ export class Trace {
   /** Whether the diagram quotes the bytes; those of round trips say nothing. */
   quotes = true;
   #started = performance.now();
+  #isDumb = Deno.permissions.querySync(TERM).state === "granted" &&
+    Deno.env.get("TERM") === "dumb"; // a terminal without colors
   #diagram = new Diagram();
 
   /** `level` is how many `-v` there were; `file` is where the diagram goes. */
@@ -178,10 +181,11 @@ export class Trace {
     const seconds = ((performance.now() - this.#started) / 1000).toFixed(4);
     const line = `${seconds} ${mark} ${printable(text)}`;
     const left = WIDTH - line.length;
+    const color = this.#isDumb ? "" : COLORS[mark];
     const end = mark === "*" || this.level > 1 ? "" : quote(bytes, left);
-    complain((line + end).slice(0, WIDTH), COLORS[mark]);
+    complain((line + end).slice(0, WIDTH), color);
     if (this.level === 1) return;
-    for (const row of hexdump(bytes)) complain(row, COLORS[mark]);
+    for (const row of hexdump(bytes)) complain(row, color);
   }
 
   /** Writes the diagram, if one is wanted. */
@@ -198,7 +202,8 @@ export class Trace {
 }
 
 class TracedStream implements Stream {
-  #isOver = false;
+  #isFinished = false; // our half
+  #isReset = false;
 
   constructor(
     readonly trace: Trace,
@@ -222,21 +227,22 @@ class TracedStream implements Stream {
 
   async closeWrite(): Promise<void> {
     await this.conn.closeWrite();
-    this.#isOver = true;
+    this.#isFinished = true;
     this.trace.tcp(`${this.who}half-closed: nothing more to send`, ">FIN");
   }
 
   close(): void {
     this.conn.close();
-    this.trace.tcp(`${this.who}closed`, ...this.#isOver ? [] : [">FIN"]);
+    const isOpen = !this.#isFinished && !this.#isReset;
+    this.trace.tcp(`${this.who}closed`, ...isOpen ? [">FIN"] : []);
   }
 
   #fail(error: unknown): never {
     const { ConnectionReset, BrokenPipe } = Deno.errors;
     const isReset = error instanceof ConnectionReset ||
       error instanceof BrokenPipe;
-    if (isReset && !this.#isOver) {
-      this.#isOver = true;
+    if (isReset && !this.#isReset) {
+      this.#isReset = true;
       this.trace.tcp(`${this.who}reset by the peer`, "<RST");
     }
     throw error;

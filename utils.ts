@@ -415,7 +415,9 @@ export async function run<T extends Options>(
     const cause = stop.signal.aborted ? stop.signal.reason : error;
     status = report(name, cause, trace);
   }
-  await trace?.write().catch((error) => status ||= report(name, error));
+  await trace?.write().catch((error: unknown) => {
+    status ||= report(name, error);
+  });
   await Promise.race([writing, delay(500)]); // what is left of the log
   return status;
 }
@@ -454,5 +456,6 @@ function report(name: string, error: unknown, trace?: Trace): number {
   const message = reason(error);
   trace?.event(message || "interrupted");
   if (message) complain(`${name}: ${message}`);
-  return error instanceof Failure ? error.status : 1;
+  if (error instanceof Failure) return error.status;
+  return /^Connection|^BrokenPipe$/.test((error as Error).name) ? 56 : 1;
 }

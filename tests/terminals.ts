@@ -32,13 +32,13 @@ function mask(text: string): string {
 }
 
 /**
- * Both sides of an exchange act at once. This puts the lines of a trace or a
- * drawing in an order that is always the same: by the side.
+ * Both sides of an exchange act at once, and `ss` lists sockets in any order.
+ * This sorts the lines of a trace or a drawing by the side, and sockets.
  */
 function bySide(text: string): string {
   const side = (line: string) => {
-    const match = line.match(/^TIME ([*<>])|^ (p\d+-\S+): /);
-    return match?.[1] ?? match?.[2] ?? "";
+    const match = line.match(/^TIME ([*<>])|^ (p\d+-\S+): |^(ESTAB .*)/);
+    return match?.slice(1).find(Boolean) ?? "";
   };
   const lines = text.split("\n");
   const sides = [...new Set(lines.map(side))].sort();

@@ -3,7 +3,7 @@
  * a network of their own. What is typed is echoed, Ctrl-C is a signal, and what
  * waits for a person waits for the test.
  */
-import { assertEquals, assertMatch } from "jsr:@std/assert@^1";
+import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
 import { setTimeout as delay } from "node:timers/promises";
 import { missing, network, repeat, ROOT, Running } from "./helpers.ts";
 
@@ -127,6 +127,7 @@ export class Terminal implements AsyncDisposable {
     if (key === "^D") return await this.#type("\x04");
     await delay(500); // for what hangs, and must not end by itself
     assertEquals(this.#surplus(), "", `${at}: printed, and not on the page`);
+    assert(!this.#rest().endsWith(PROMPT), `${at}: it has ended by itself`);
     await this.#type("\x03");
     await this.#wait(() => this.#rest().includes("^C"), `^C at ${at}`);
     this.#read += this.#rest().indexOf("^C") + 2;

@@ -20,6 +20,7 @@ const VARIES: [RegExp, string][] = [
   [/= (TIME|[\d.]+\/)+(?=.* ms)/g, "= TIMES"],
   [/\[(::1|::ffff:127\.0\.0\.1)\]|::1\b|\b127\.0\.0\.1/g, "LOOPBACK"],
   [/(LOOPBACK[: ]|port )[3-6]\d{4}\b/g, "$1PORT"],
+  [/(0\.0\.0\.0:)[3-6]\d{4}\b/g, "$1PORT"],
   [/(resolved localhost to LOOPBACK)(, LOOPBACK)+/g, "$1"],
   [/\d\d:\d\d:\d\d(?= here)/g, "CLOCK"],
   [/(LISTEN\s+0\s+)\d+/g, "$1MANY"],

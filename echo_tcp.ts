@@ -19,9 +19,9 @@ import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { setTimeout as delay } from "node:timers/promises";
 import { aborted, accept, announce, connect, counted } from "./utils.ts";
 import { Failure, formatAddress, limited, listen, type Log } from "./utils.ts";
-import { log, needsUnstableNet, output } from "./utils.ts";
-import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
-import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
+import { log, needsUnstableNet, output, parseNumber } from "./utils.ts";
+import { parsePort, parseSeconds, parseTarget, reason } from "./utils.ts";
+import { refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
 import { timeLimit, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which needs more rights
@@ -140,13 +140,10 @@ export async function serve(
     place.resolve();
     setTimeout(() => listener.close(), 50); // those in line are served still
   });
-  const period = idleTimeout === Infinity
-    ? 1e9
-    : Math.min(idleTimeout / 4, 1000);
-  const sweep = setInterval(() => closeIdle(sessions, idleTimeout), period);
-  for (;;) {
-    const conn = await accept(listener, log);
-    if (!conn) break;
+  const pause = Math.min(idleTimeout / 4, 1e9);
+  const sweep = setInterval(() => closeIdle(sessions, idleTimeout), pause);
+  let conn: Deno.TcpConn | undefined;
+  while ((conn = await accept(listener, log))) {
     begin(conn);
     while (sessions.size >= maxConnections && !signal.aborted) {
       place = Promise.withResolvers();
@@ -368,21 +365,16 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   refuse(options, others, "is for the client: it needs a HOST");
   const { quiet, host, "reuse-port": reusePort } = options;
   const port = parsePort(options.port ?? `${PORT}`);
-  const most = parseNumber(options, "max-connections", { usual: 0, max: 1e6 });
-  const idle = parseSeconds(options, "idle-timeout", 0);
+  const most = parseNumber(options, "max-connections", 0, [0, 1e6]);
+  const idle = parseSeconds(options, "idle-timeout") || Infinity;
   if (reusePort) needsUnstableNet("--reuse-port");
   // The backlog is how many may wait to be accepted.
   const more = { reusePort, tcpBacklog: 4096 };
   const listener = listen((at) => Deno.listen({ ...at, ...more }), port, host);
   await announce(listener.addr, quiet);
-  const total = await serve({
-    listener,
-    signal,
-    trace,
-    maxConnections: most || Infinity,
-    idleTimeout: idle || Infinity,
-    log: quiet ? undefined : limited(log),
-  });
+  const limits = { maxConnections: most || Infinity, idleTimeout: idle };
+  const lines = quiet ? undefined : limited(log);
+  const total = await serve({ listener, signal, trace, ...limits, log: lines });
   if (quiet) return;
   const connections = counted(total.connections, "connection");
   log(`served ${connections}, ${counted(total.bytes, "byte")}`);
@@ -393,12 +385,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   refuse(options, others, "is for the server, which takes no HOST");
   const target = parseTarget(options, PORT);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
-  const count = parseNumber(options, "count", { usual: 0, min: 1, max: 1e6 });
-  const size = parseNumber(options, "size", {
-    usual: 64,
-    min: 1,
-    max: LARGEST,
-  });
+  const count = parseNumber(options, "count", 0, [1, 1e6]);
+  const size = parseNumber(options, "size", 64, [1, LARGEST]);
   const interval = parseSeconds(options, "interval", 1);
   const limit = timeLimit(timeout, signal);
   using socket = await connect({ ...target, signal: limit, trace });

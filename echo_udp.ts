@@ -1,532 +1,561 @@
 #!/usr/bin/env -S deno run --unstable-net --allow-net --allow-sys=networkInterfaces
 /**
- * An echo server over UDP (RFC 862), and its client: every datagram goes back to where it came from, an empty one too.
- * UDP keeps the borders between datagrams, and promises nothing else: they may be lost, doubled, or overtake each other.
+ * An echo server over UDP (RFC 862), and its client. The server sends every
+ * datagram back to its sender, an empty one too. UDP keeps datagrams whole,
+ * and promises nothing else: they may be lost, doubled or reordered.
  *
  * Try it in two terminals:
  *
- *     deno run -A --unstable-net echo_udp.ts                   listening on udp://[::]:7777
- *     nc -u localhost 7777                                     type a line, and it comes back; Ctrl-C ends
+ *     deno run -A --unstable-net echo_udp.ts    listening on udp://[::]:7777
  *
- *     deno run -A --unstable-net echo_udp.ts -c localhost -v   the same with our own client, and what crosses the wire
- *     deno run -A --unstable-net echo_udp.ts -c localhost -n 5 five round trips, timed as ping does it
+ *     deno run -A --unstable-net echo_udp.ts -v localhost     type a line
+ *     deno run -A --unstable-net echo_udp.ts -c 5 localhost   5 round trips
  *
- * Install: deno install -g --unstable-net --allow-net --allow-sys=networkInterfaces echo_udp.ts
- * See also: echo_tcp.ts, its twin; `diff echo_tcp.ts echo_udp.ts` is the difference between TCP and UDP.
+ * echo_tcp.ts does the same with a stream of bytes.
  *
  * @module
  */
-import { delay } from "jsr:@std/async@^1/delay";
+import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import { setTimeout as delay } from "node:timers/promises";
+import { aborted, announce, counted, Failure, formatAddress } from "./utils.ts";
+import { limited, listen, type Log, log, needsUnstableNet } from "./utils.ts";
+import { output, parseNumber, parsePort, parseSeconds } from "./utils.ts";
 import {
-  announce,
-  atMost,
-  closed,
-  counted,
-  type Datagrams,
-  Failure,
-  formatAddress,
-  type Given,
-} from "./utils.ts";
-import {
-  isMapped,
-  listen,
-  listenAddress,
-  needsUnstableNet,
-  openDatagram,
-  output,
+  parseTarget,
   reason,
-  record,
+  refuse,
+  refuseUnknown,
+  resolve,
 } from "./utils.ts";
 import {
-  refuse,
   RoundTrips,
   run,
-  say,
-  serverAddress,
-  sparing,
+  type Target,
+  timeLimit,
   type Trace,
-  unanswerable,
-  unless,
 } from "./utils.ts";
 
-const PORT = 7777; // RFC 862 says 7, which only root may open
-const LARGEST = 65_507; // bytes: what an IPv4 packet leaves after its header and UDP's
+const PORT = 7777; // RFC 862 says 7, which needs more rights
+const LARGEST = 65_507; // bytes of payload in an IPv4 packet
 
-/** The protocol: sends each datagram back to its sender, if `admit` lets it; `failed` is told of what goes wrong. */
+type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
+type Asking = { socket: Socket; to: Deno.NetAddr };
+
+/** The protocol: sends datagrams back, until the socket is closed. */
 export async function echo(
   socket: Pick<Deno.DatagramConn, "receive" | "send">,
-  admit = (_bytes: number, _from: Deno.NetAddr) => true,
-  failed = (_error: unknown, _unsent?: Uint8Array) => {},
 ): Promise<void> {
-  const buffer = new Uint8Array(65_535); // a datagram that does not fit its buffer is cut short without a word
+  const buffer = new Uint8Array(65_535); // what does not fit would be cut off
   for (;;) {
-    let unsent: Uint8Array | undefined;
     try {
-      const [datagram, from] = await socket.receive(buffer);
-      if (!admit(datagram.length, from as Deno.NetAddr)) continue;
-      await socket.send(unsent = datagram, from);
+      const [datagram, sender] = await socket.receive(buffer);
+      await socket.send(datagram, sender);
     } catch (error) {
-      if (
-        error instanceof Deno.errors.BadResource ||
-        error instanceof Deno.errors.Interrupted
-      ) return; // it was closed
-      failed(error, unsent); // one peer's trouble, or news of it (ICMP): the socket is as good as before
+      const { BadResource, Interrupted } = Deno.errors;
+      if (error instanceof BadResource) return; // closed
+      if (error instanceof Interrupted) return; // closed during the call
+      // Otherwise one peer cannot be reached. The others can.
     }
   }
 }
 
-/** A peer, who has no connection, only datagrams: how many, since when and until when (milliseconds). */
-type Session = {
-  peer: string;
-  datagrams: number;
-  bytes: number;
-  started: number;
-  moved: number;
-};
+/** What went back, to one peer or to all. Times are milliseconds. */
+class Count {
+  datagrams = 0;
+  bytes = 0;
+  readonly started = performance.now();
+  moved = this.started;
 
-/** The peers that were silent for `ms` milliseconds, and those that were not for a minute. */
-function idle(sessions: Map<string, Session>, ms: number): Session[] {
-  const now = performance.now();
-  return [...sessions.values()].filter(({ started, moved }) =>
-    now - moved >= ms || now - started >= 60_000
-  );
+  add(length: number): void {
+    this.datagrams++;
+    this.bytes += length;
+    this.moved = performance.now();
+  }
+
+  toString(): string {
+    const datagrams = counted(this.datagrams, "datagram");
+    return `${datagrams}, ${counted(this.bytes, "byte")}`;
+  }
 }
 
-/** Waits until no more datagrams are answered, for at most 5 s: what has arrived is in the buffers of the sockets. */
-async function drain(total: { datagrams: number }): Promise<void> {
-  const started = performance.now();
-  for (
-    let seen = -1;
-    seen !== total.datagrams && performance.now() < started + 5000;
-    await delay(50)
-  ) {
-    seen = total.datagrams;
+/** The socket being served. It counts the datagrams that go back. */
+export class Session {
+  readonly total = new Count();
+  readonly #peers = new Map<string, Count>();
+
+  constructor(
+    readonly socket: Socket,
+    readonly isAnswered: (sender: Deno.NetAddr) => boolean,
+    readonly warn: Log,
+  ) {}
+
+  /** Receives a datagram that is to be answered. */
+  async receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
+    for (;;) {
+      const [datagram, sender] = await this.socket.receive(buffer);
+      if (this.isAnswered(sender as Deno.NetAddr)) return [datagram, sender];
+    }
   }
+
+  async send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
+    try {
+      const length = await this.socket.send(datagram, to);
+      this.#count(length, formatAddress(to as Deno.NetAddr));
+      return length;
+    } catch (error) {
+      this.warn(`cannot answer: ${reason(error)}`);
+      throw error;
+    }
+  }
+
+  #count(length: number, who: string): void {
+    const peer = this.#peers.get(who) ?? new Count();
+    this.total.add(length);
+    peer.add(length);
+    // Of so many at once, most are forged.
+    if (this.#peers.size < 100) this.#peers.set(who, peer);
+    else if (peer.datagrams === 1) this.warn("not all peers are listed");
+  }
+
+  /** Logs the peers that were silent for so long: UDP knows no other end. */
+  logSilent(milliseconds: number, log: Log): void {
+    const now = performance.now();
+    for (const [who, peer] of this.#peers) {
+      const { started, moved } = peer;
+      const isBusy = now - moved < milliseconds && now - started < 60_000;
+      if (isBusy) continue;
+      this.#peers.delete(who);
+      log(`${who} ${peer} in ${((moved - started) / 1000).toFixed(3)} s`);
+    }
+  }
+}
+
+/**
+ * Whether a sender may be answered. Another server would answer the answer:
+ * one forged datagram would keep the two busy for ever (CVE-2024-2169).
+ */
+export function isSafe({ hostname, port }: Deno.NetAddr, own: number): boolean {
+  const isServer = port < 1024 || [1313, 7777, own].includes(port);
+  const isMulticast = /^(::ffff:)?(22[4-9]|23\d)\.|^ff/i.test(hostname);
+  const isBroadcast = hostname.endsWith("255.255.255.255");
+  return !isServer && !isMulticast && !isBroadcast;
+}
+
+/** Lehmer's generator: numbers from 0 to 1, for a seed always the same. */
+function random(seed: number): () => number {
+  let state = 1 + seed * 48_271;
+  return () => {
+    state = (state * 48_271) % 2_147_483_647;
+    return state / 2_147_483_647;
+  };
 }
 
 /** What {@linkcode serve} is told. */
-export type ServeOptions = {
-  sockets: Deno.DatagramConn[];
-  /** ends the service: what was received is given back first, for at most 5 s */
+export interface ServeOptions {
+  socket: Deno.DatagramConn;
+  /** ends the service, once what has arrived was sent back */
   signal: AbortSignal;
-  /** 6: passes over IPv4, which `::` takes as well */
-  family?: 4 | 6;
-  /** where lines go: without one, nothing is noted of the peers */
-  log?: (line: string) => void;
+  /** datagrams of a hundred that are not answered, by chance */
+  lose?: number;
+  /** the same one loses the same datagrams */
+  seed?: number;
+  log?: Log;
   trace?: Trace;
-};
-
-/** Answers every peer until the signal aborts. Returns how many datagrams were answered, and their bytes. */
-export async function serve(
-  options: ServeOptions,
-): Promise<{ datagrams: number; bytes: number }> {
-  const { sockets, signal, family, log = () => {}, trace } = options;
-  const sessions = new Map<string, Session>(),
-    total = { datagrams: 0, bytes: 0 };
-  const { port } = sockets[0].addr as Deno.NetAddr, warn = sparing(1000, log);
-  const over = ({ peer, datagrams, bytes, started, moved }: Session) => {
-    sessions.delete(peer);
-    const seconds = ((moved - started) / 1000).toFixed(3);
-    log(
-      `${peer} ${counted(datagrams, "datagram")}, ${
-        counted(bytes, "byte")
-      } in ${seconds} s`,
-    );
-  };
-  const note = (bytes: number, from: Deno.NetAddr) => {
-    const peer = formatAddress(from), now = performance.now();
-    let session = sessions.get(peer);
-    // More at once are forged, as likely as not, and their log would be a flood.
-    if (!session && sessions.size >= 100) {
-      return warn("more than 100 peers at once: not all are listed");
-    }
-    if (!session) {
-      sessions.set(
-        peer,
-        session = { peer, datagrams: 0, bytes: 0, started: now, moved: now },
-      );
-    }
-    session.datagrams++, session.bytes += bytes, session.moved = now;
-  };
-  const admit = (bytes: number, from: Deno.NetAddr) => {
-    const why = unanswerable(from, port);
-    if (why) return warn(`${formatAddress(from)} not answered: ${why}`), false;
-    if (family === 6 && isMapped(from)) return false;
-    total.datagrams++, total.bytes += bytes;
-    if (options.log) note(bytes, from);
-    return true;
-  };
-  const failed = (error: unknown, unsent?: Uint8Array) => {
-    if (unsent) total.datagrams--, total.bytes -= unsent.length;
-    warn(`cannot answer: ${reason(error)}`);
-  };
-  const sweep = options.log
-    ? setInterval(() => idle(sessions, 3000).forEach(over), 1000)
-    : undefined;
-  const echoing = sockets.map((socket) =>
-    echo(trace?.datagrams(socket) ?? socket, admit, failed)
-  );
-  if (!signal.aborted) {
-    await new Promise((resolve) => signal.addEventListener("abort", resolve));
-  }
-  await drain(total);
-  for (const socket of sockets) socket.close();
-  await atMost(1000, Promise.all(echoing)); // a send that waits does not end with its socket
-  clearInterval(sweep);
-  sessions.forEach(over);
-  return total;
 }
 
-/** What {@linkcode talk} is told. Times are milliseconds. */
-export type TalkOptions = {
-  socket: Datagrams;
+/** Serves all peers until the signal aborts. Returns what went back. */
+export async function serve(
+  { socket, signal, lose = 0, seed = 0, log = () => {}, trace }: ServeOptions,
+): Promise<Count> {
+  const traced = trace ? trace.datagrams(socket) : socket;
+  const { port } = socket.addr as Deno.NetAddr;
+  const draw = random(seed);
+  const warn = limited(log, 1); // a line a second
+  const session = new Session(traced, (sender) => {
+    if (isSafe(sender, port)) return 100 * draw() >= lose;
+    warn(`not answered: ${formatAddress(sender)} may be a server`);
+    return false;
+  }, warn);
+  const sweep = setInterval(() => session.logSilent(3000, log), 1000);
+  try {
+    await Promise.race([echo(session), aborted(signal)]);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    await drain(session);
+  } finally {
+    clearInterval(sweep);
+    traced.close();
+    session.logSilent(0, log);
+  }
+  return session.total;
+}
+
+/** Waits until nothing more is answered, for at most 5 s. */
+async function drain({ total }: Session): Promise<void> {
+  const started = performance.now();
+  let seen = -1;
+  while (seen < total.datagrams && performance.now() - started < 5000) {
+    seen = total.datagrams;
+    await delay(50);
+  }
+}
+
+/** What {@linkcode talk} is told. `timeout` is milliseconds. */
+export interface TalkOptions {
+  socket: Socket;
   to: Deno.NetAddr;
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
-  /** how long to wait for a sign of what is still to come back (0: for ever) */
   timeout: number;
-};
-
-/** The lines of a stream, each with its line end; one longer than a datagram can be is cut into several. */
-async function* lines(
-  input: ReadableStream<Uint8Array>,
-): AsyncGenerator<Uint8Array> {
-  const line = new Uint8Array(LARGEST);
-  let length = 0;
-  for await (let bytes of input) {
-    while (bytes.length) {
-      const lf = bytes.indexOf(10), end = lf < 0 ? bytes.length : lf + 1;
-      const part = bytes.subarray(0, Math.min(end, LARGEST - length));
-      line.set(part, length),
-        length += part.length,
-        bytes = bytes.subarray(part.length);
-      if (part.at(-1) === 10 || length === LARGEST) {
-        yield line.slice(0, length), length = 0;
-      }
-    }
-  }
-  if (length) yield line.slice(0, length);
 }
 
-/** The datagrams that come from the server asked. Anyone may send to our port: what others send is passed over. */
-async function* answers(
-  socket: Datagrams,
-  to: Deno.NetAddr,
-): AsyncGenerator<Uint8Array> {
+/** What is under way between {@linkcode send} and {@linkcode receive}. */
+class Exchange {
+  readonly owed: Uint8Array[] = []; // lines that have not come back
+  since = Infinity; // when the wait for the server began
+  returned = 0;
+  damaged = 0;
+  change = Promise.withResolvers<void>();
+}
+
+/**
+ * The client: sends each line of the input, and passes on what comes back,
+ * until all has. Throws a {@linkcode Failure} of 28 if something does not come
+ * back in time, 8 if all that comes was changed, or 56.
+ */
+export async function talk(options: TalkOptions): Promise<void> {
+  const { socket, to, timeout } = options;
+  const exchange = new Exchange();
+  const late = Promise.withResolvers<never>();
+  const watch = setInterval(() => {
+    const { owed, since, returned, damaged } = exchange;
+    if (owed.length === 0 || performance.now() - since < timeout) return;
+    const isDamaged = damaged > 0 && returned === 0;
+    const what = isDamaged ? "only damaged answers" : "no answer";
+    const message = `${what} in ${
+      timeout / 1000
+    } s: ${owed.length} outstanding`;
+    late.reject(new Failure(isDamaged ? 8 : 28, message));
+  }, 50);
+  const both = [send(options, exchange), receive(options, exchange)];
+  try {
+    await Promise.race([...both, late.promise]);
+  } catch (error) {
+    throw failed(to, error);
+  } finally {
+    clearInterval(watch);
+    socket.close();
+  }
+}
+
+async function send({ socket, to, input }: TalkOptions, exchange: Exchange) {
+  const { owed } = exchange;
+  for await (const line of lines(input)) {
+    // The buffers of sockets are small: long lines wait for each other.
+    const most = line.length > 4096 ? 1 : 16;
+    while (owed.length >= most) await exchange.change.promise;
+    if (owed.length === 0) exchange.since = performance.now();
+    owed.push(line);
+    await socket.send(line, to);
+  }
+  while (owed.length > 0) await exchange.change.promise;
+}
+
+async function receive(options: TalkOptions, exchange: Exchange) {
+  const { owed } = exchange;
+  for await (const answer of answers(options.socket, options.to)) {
+    const index = owed.findIndex((line) => isSame(line, answer));
+    if (index < 0) exchange.damaged++; // or it came twice
+    else exchange.since = Infinity; // slow output is not the server's fault
+    await options.output(answer);
+    if (index < 0) continue;
+    owed.splice(index, 1);
+    exchange.returned++;
+    exchange.since = performance.now();
+    exchange.change.resolve();
+    exchange.change = Promise.withResolvers();
+  }
+}
+
+/** Cuts the input into lines. One that no datagram holds becomes several. */
+async function* lines(input: ReadableStream<Uint8Array>) {
+  const line = new Uint8Array(LARGEST);
+  let length = 0;
+  for await (const bytes of input) {
+    for (const byte of bytes) {
+      line[length] = byte;
+      length++;
+      if (byte !== 10 && length < LARGEST) continue;
+      yield line.slice(0, length);
+      length = 0;
+    }
+  }
+  if (length > 0) yield line.slice(0, length);
+}
+
+/** What comes from the server. Anybody may send to this port. */
+async function* answers(socket: Socket, server: Deno.NetAddr) {
   const buffer = new Uint8Array(65_535);
   for (;;) {
     try {
-      const [datagram, from] = await socket.receive(buffer);
-      if (formatAddress(from as Deno.NetAddr) === formatAddress(to)) {
-        yield datagram;
-      }
-    } catch (error) { // on Windows, a port where nobody listens is reported here: an answer may come all the same
+      const [datagram, sender] = await socket.receive(buffer);
+      const from = formatAddress(sender as Deno.NetAddr);
+      if (from === formatAddress(server)) yield datagram;
+    } catch (error) {
+      // So Windows says that nobody listens there, yet.
       if (!(error instanceof Deno.errors.ConnectionReset)) throw error;
     }
   }
 }
 
+function isSame(one: Uint8Array, two: Uint8Array): boolean {
+  return one.length === two.length && one.every((byte, i) => byte === two[i]);
+}
+
+function failed(server: Deno.NetAddr, error: unknown): unknown {
+  if (error instanceof Failure) return error;
+  const message = `cannot ask ${formatAddress(server)}: ${reason(error)}`;
+  return new Failure(56, message, error);
+}
+
+/** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
+export interface PingOptions {
+  socket: Socket;
+  to: Deno.NetAddr;
+  count: number;
+  size: number; // at least 4, for the sequence number
+  interval: number; // 0: the next one follows the answer
+  timeout: number;
+  signal: AbortSignal;
+  /** what is counted, also if it ends early */
+  trips: RoundTrips;
+  /** is told of each round trip */
+  log: (seq: number, milliseconds: number) => Promise<void>;
+}
+
 /**
- * The client: sends each line of the input as a datagram, and passes on what comes back until nothing is outstanding.
- * Throws a {@linkcode Failure} of 28 when something does not come back in time: nobody else says what UDP lost.
+ * Measures round trips, without waiting for one before the next. Throws a
+ * {@linkcode Failure} of 28 if nothing comes back, 8 if all that comes was
+ * changed, or 56 if something could not be sent.
  */
-export async function talk(
-  { socket, to, input, output, timeout }: TalkOptions,
-): Promise<void> {
-  const owed: Uint8Array[] = []; // the datagrams that have not come back
-  const over = Promise.withResolvers<void>();
-  let done = false,
-    busy = false,
-    timer: ReturnType<typeof setTimeout> | undefined,
-    change = Promise.withResolvers<void>();
-  // Only a sign of life from the server renews the patience with it: not what we send, nor that our output is slow.
-  const late = () =>
-    over.reject(
-      new Failure(
-        28,
-        `no answer within ${timeout / 1000} s: ${owed.length} outstanding`,
-      ),
-    );
-  const wait = () => {
-    if (timeout && !busy && owed.length) timer ??= setTimeout(late, timeout);
-    if (done && !busy && !owed.length) over.resolve();
-  };
-  const rest = () => (clearTimeout(timer), timer = undefined);
-  const sending = async () => {
-    for await (const line of lines(input)) {
-      // More at once would only be lost on the way: the buffers of sockets are small.
-      while (
-        owed.length >= 16 ||
-        owed.reduce((sum, each) => sum + each.length, line.length) > LARGEST
-      ) {
-        await change.promise;
-      }
-      owed.push(line), wait();
-      await socket.send(line, to);
-    }
-    done = true, wait();
-  };
-  const receiving = async () => {
-    for await (const datagram of answers(socket, to)) {
-      busy = true;
-      const i = owed.findIndex((each) =>
-        each.length === datagram.length &&
-        each.every((byte, i) => byte === datagram[i])
-      );
-      if (i >= 0) owed.splice(i, 1), rest(); // else it came twice, or was not asked for
-      change.resolve(), change = Promise.withResolvers();
-      await output(datagram);
-      busy = false, wait();
-    }
-  };
+export async function ping(options: PingOptions): Promise<void> {
+  const { socket, to, signal, trips } = options;
+  const flight = new Flight(options);
   try {
-    await Promise.race([over.promise, Promise.all([sending(), receiving()])]);
-    socket.close();
+    await Promise.race([flight.send(), flight.receive(), aborted(signal)]);
   } catch (error) {
-    throw error instanceof Failure ? error : new Failure(
-      56,
-      `cannot ask ${formatAddress(to)}: ${reason(error)}`,
-      error,
-    );
+    signal.throwIfAborted();
+    throw failed(to, error);
   } finally {
-    rest();
+    socket.close();
+  }
+  if (trips.times.length > 0) return;
+  if (trips.odd.damaged) throw new Failure(8, "only damaged answers");
+  throw new Failure(28, `no answer from ${formatAddress(to)}`);
+}
+
+/** Round trips side by side. */
+class Flight {
+  readonly #sent: number[] = []; // when, by sequence number
+  readonly #returned = new Set<number>();
+  #highest = 0;
+  #answer = Promise.withResolvers<void>();
+
+  constructor(readonly options: PingOptions) {}
+
+  async send(): Promise<void> {
+    const { socket, to, count, size, interval, trips, signal } = this.options;
+    const failures: unknown[] = [];
+    await delay(0); // the first timer takes milliseconds of its own
+    for (let seq = 1; seq <= count; seq++) {
+      this.#answer = Promise.withResolvers();
+      this.#sent[seq] = performance.now();
+      trips.sent++;
+      const sending = socket.send(probe(seq, size), to);
+      await sending.catch((error) => failures.push(error)); // it may recover
+      if (interval > 0) {
+        if (seq < count) await delay(interval, undefined, { signal });
+        continue;
+      }
+      const timer = setTimeout(this.#answer.resolve, 10);
+      await this.#answer.promise;
+      clearTimeout(timer);
+    }
+    const end = performance.now() + this.options.timeout;
+    const expected = count - failures.length;
+    while (trips.times.length < expected && performance.now() < end) {
+      await delay(10, undefined, { signal });
+    }
+    if (failures.length > 0) throw failures[0];
+  }
+
+  async receive(): Promise<void> {
+    const { socket, to, trips, log } = this.options;
+    for await (const answer of answers(socket, to)) {
+      const now = performance.now();
+      const view = new DataView(answer.buffer, answer.byteOffset);
+      const seq = answer.length < 4 ? 0 : view.getUint32(0);
+      const milliseconds = now - this.#sent[seq];
+      const odd = this.#judge(answer, seq, milliseconds);
+      if (odd) trips.odd[odd] = (trips.odd[odd] ?? 0) + 1;
+      if (odd && odd !== "reordered") continue;
+      await log(seq, milliseconds);
+      trips.times.push(milliseconds);
+      this.#answer.resolve();
+    }
+  }
+
+  /** Says what is odd about an answer, if anything. */
+  #judge(answer: Uint8Array, seq: number, milliseconds: number): string {
+    const { size, timeout } = this.options;
+    const isKnown = seq in this.#sent;
+    if (!isKnown || !isSame(answer, probe(seq, size))) return "damaged";
+    if (this.#returned.has(seq)) return "duplicate";
+    this.#returned.add(seq);
+    if (milliseconds > timeout) return "late";
+    if (seq < this.#highest) return "reordered";
+    this.#highest = seq;
+    return "";
   }
 }
 
-/** What {@linkcode ping} is told. Times are milliseconds; `size` is bytes, at least the 4 of the sequence number. */
-export type PingOptions = {
-  socket: Datagrams;
-  to: Deno.NetAddr;
-  count: number;
-  size: number;
-  /** from one datagram to the next; 0: the next one follows the answer */
-  interval: number;
-  timeout: number;
-  signal: AbortSignal;
-  trips: RoundTrips;
-  log: (seq: number, ms: number) => Promise<void> | void;
-};
-
-/**
- * Measures `count` round trips, without waiting for one before the next. Each datagram begins with its sequence number:
- * so answers that are lost, doubled, late (after `timeout`), out of order or damaged are told apart in `trips`.
- */
-export async function ping(
-  { socket, to, count, size, interval, timeout, signal, trips, log }:
-    PingOptions,
-) {
-  const message = new Uint8Array(size).map((_, i) => 33 + i % 94);
-  const sent = new Map<number, number>(), answered = new Set<number>(); // sequence numbers, and when they left
-  let highest = 0,
-    answer = Promise.withResolvers<void>(),
-    failed = 0,
-    failure: unknown;
-  const over = Promise.withResolvers<void>();
-  const sort = async (datagram: Uint8Array) => {
-    const seq = datagram.length === size
-      ? new DataView(datagram.buffer, datagram.byteOffset).getUint32(0)
-      : 0;
-    const ms = performance.now() - (sent.get(seq) ?? NaN);
-    if (isNaN(ms) || datagram.some((byte, i) => i > 3 && byte !== message[i])) {
-      return trips.note("damaged");
-    }
-    if (answered.has(seq)) return trips.note("duplicate");
-    answered.add(seq);
-    if (timeout && ms > timeout) return trips.note("late");
-    if (seq < highest) trips.note("out of order");
-    highest = Math.max(highest, seq);
-    trips.add(ms);
-    await log(seq, ms);
-    answer.resolve();
-    if (trips.received === count) over.resolve();
-  };
-  const sending = async () => {
-    await delay(0); // Deno's first timer takes milliseconds, which are not the network's
-    for (let seq = 1; seq <= count; seq++) {
-      new DataView(message.buffer).setUint32(0, seq);
-      sent.set(seq, performance.now()), trips.sent++;
-      sent.delete(seq - 100_000), answered.delete(seq - 100_000); // what is older than that is forgotten
-      answer = Promise.withResolvers();
-      await socket.send(message, to).catch((error) => { // a way that is gone may come back
-        if (closed(error)) throw error;
-        failed++, failure = error;
-      });
-      if (seq === count) break;
-      if (interval) {
-        await delay(interval, { signal });
-      } else {
-        const pause = setTimeout(answer.resolve, 10); // what is lost does not hold up the others
-        await answer.promise.finally(() => clearTimeout(pause));
-      }
-    }
-    if (failed === count) throw failure;
-    const timer = timeout ? setTimeout(over.resolve, timeout) : undefined;
-    await over.promise.finally(() => clearTimeout(timer));
-    if (failed) throw failure;
-  };
-  const receiving = async () => {
-    for await (const datagram of answers(socket, to)) await sort(datagram);
-  };
-  await Promise.race([sending(), receiving()]);
-  socket.close();
+/** A datagram that begins with its sequence number. */
+function probe(seq: number, size: number): Uint8Array {
+  const bytes = new Uint8Array(size).map((_, i) => 33 + i % 94);
+  new DataView(bytes.buffer).setUint32(0, seq);
+  return bytes;
 }
 
 const USAGE = `echo_udp: an echo server over UDP (RFC 862), and its client
 
-usage: echo_udp [options]                      serve
-       echo_udp [options] -c HOST[:PORT]       send lines, print what comes back
-       echo_udp [options] -c HOST[:PORT] -n N  measure N round trips
+usage: echo_udp [options]              be the server
+       echo_udp [options] HOST [PORT]  send lines, print what comes back
 
-server:
-      --host ADDRESS          listen on this address (::, both families)
-  -p, --port PORT             listen on this port, 0 for a free one (7777)
-      --reuse-port            let processes share the port: the newest is asked
+  -p, --port PORT             server: listen on this port (7777; 0: a free one)
+      --host ADDRESS          listen on this address (::, IPv6 and IPv4)
+      --lose PERCENT          leave so many of a hundred unanswered (0)
+      --seed N                lose the same ones again
   -q, --quiet                 print the first line only
-
-client:
-  -c, --connect HOST          ask HOST[:PORT]
-  -w, --timeout SECONDS       wait this long for an answer (5; 0: for ever)
-  -n, --count N               measure N round trips
-      --size BYTES            bytes in each, from 4 to 65507 (64)
+  -c, --count N               client: measure N round trips
+  -s, --size BYTES            bytes in each, 4 to 65507 (64)
   -i, --interval SECONDS      time between them (1; 0: as fast as they return)
-      --diagram FILE          draw the exchange into a Markdown file (Mermaid)
+      --json                  print their summary as one JSON object
+  -w, --timeout SECONDS       wait so long for an answer (5; 0: for ever)
+      --diagram FILE          draw the exchange into a Markdown file
+  -4, -6                      use IPv4 or IPv6 only
+  -v, --verbose               show what crosses the wire (-vv: every byte)
+  -h, --help, -V, --version   print this text, or the version
 
-both:
-  -4, --ipv4                  IPv4 only
-  -6, --ipv6                  IPv6 only
-  -v, --verbose               show what crosses the wire, on stderr
-  -h, --help                  print this text
-  -V, --version               print the version
-
-examples:
-  echo_udp --port 0                 serve on a free port
-  echo_udp -c localhost < file      send a file line by line and get it back
-  echo_udp -c [::1]:7 -n 5 -i 0.2   five round trips, 0.2 s apart
-
-exit status: 0 done, 1 cannot listen, 2 usage, 6 host not found,
-23 cannot write the output, 28 timed out, 56 sending or receiving failed,
-130 interrupted
+examples: echo_udp --lose 30               serve, but lose three of ten
+          echo_udp localhost < file        send its lines and get them back
+          echo_udp -c 5 -i 0.2 [::1]:7777  five round trips, 0.2 s apart
 `;
 
-type Serving = {
-  host?: string;
-  port?: number;
-  "reuse-port": boolean;
-  quiet: boolean;
-};
-type Asking = {
-  connect?: string;
-  timeout?: number;
-  count?: number;
-  size?: number;
-  interval?: number;
-};
-type Flags = Serving & Asking;
+const SERVER = ["host", "port", "lose", "seed"] as const;
+const CLIENT = ["count", "size", "interval", "timeout", "diagram"] as const;
 
-async function server(given: Given<Flags>): Promise<void> {
-  const {
-    port = PORT,
-    family,
-    quiet,
-    signal,
-    trace,
-    "reuse-port": reuseAddress,
-  } = given;
-  refuse(
-    given,
-    ["timeout", "count", "size", "interval", "diagram"],
-    "is for the client: it needs --connect",
-  );
-  needsUnstableNet("UDP");
-  const hostname = await listenAddress(given), log = quiet ? undefined : record;
-  const udp = { transport: "udp", reuseAddress } as const;
-  const sockets = listen((at) => Deno.listenDatagram({ ...at, ...udp }), {
-    hostname,
-    port,
-    family,
+function parse(args: string[]) {
+  return parseArgs(args, {
+    string: ["_", ...SERVER, ...CLIENT],
+    boolean: [
+      ...["help", "version", "verbose", "quiet"] as const,
+      ...["json", "ipv4", "ipv6"] as const,
+    ],
+    collect: ["verbose"],
+    alias: {
+      ...{ c: "count", i: "interval", p: "port", s: "size", w: "timeout" },
+      ...{ h: "help", q: "quiet", v: "verbose", V: "version" },
+      ...{ 4: "ipv4", 6: "ipv6" },
+    },
+    unknown: refuseUnknown,
   });
-  await announce("udp", sockets[0].addr as Deno.NetAddr, given);
-  if (!/^(127\.|::1$)/.test(hostname)) {
-    log?.(
-      "whoever reaches this port is answered: --host 127.0.0.1 keeps it to this machine",
-    );
-  }
-  const { datagrams, bytes } = await serve({
-    sockets,
-    signal,
-    family,
-    log,
-    trace,
-  });
-  log?.(
-    `answered ${counted(datagrams, "datagram")}, ${counted(bytes, "byte")}`,
-  );
 }
 
-async function client(given: Given<Flags>): Promise<void> {
-  const { timeout = 5000, count, size = 64, interval = 1000, signal, trace } =
-    given;
-  refuse(
-    given,
-    ["host", "reuse-port", "quiet"],
-    "is for the server, not --connect",
+type Options = ReturnType<typeof parse>;
+
+async function server(options: Options, signal: AbortSignal, trace?: Trace) {
+  const others = [...CLIENT, "json", "ipv4", "ipv6"];
+  refuse(options, others, "is for the client: it needs a HOST");
+  const { quiet, host } = options;
+  const port = parsePort(options.port ?? `${PORT}`);
+  const lose = parseNumber(options, "lose", 0, [0, 100]);
+  const any = Math.floor(1e6 * Math.random());
+  const seed = parseNumber(options, "seed", any, [0, 1e6]);
+  needsUnstableNet("UDP");
+  const udp = { transport: "udp" } as const;
+  const socket = listen(
+    (at) => Deno.listenDatagram({ ...at, ...udp }),
+    port,
+    host,
   );
-  if (count === undefined) {
-    refuse(given, ["size", "interval"], "is for round trips: it needs --count");
+  await announce(socket.addr as Deno.NetAddr, quiet);
+  const lines = quiet ? undefined : limited(log);
+  const limits = { lose, seed };
+  const total = await serve({ socket, signal, ...limits, log: lines, trace });
+  if (!quiet) log(`answered ${total}`);
+}
+
+/** Opens a socket to ask a server from: over IPv4, if there are both. */
+async function open(target: Target): Promise<Asking> {
+  const found = await resolve(target);
+  const address = found.find((each) => !each.includes(":")) ?? found[0];
+  // This machine, which answers from other addresses than these.
+  const own: Record<string, string> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
+  const hostname = own[address] ?? address;
+  const to = { transport: "udp", hostname, port: target.port } as const;
+  const any = hostname.includes(":") ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });
+  const { trace } = target;
+  if (!trace) return { socket, to };
+  trace.peer = formatAddress(to);
+  trace.event(
+    `asking ${trace.peer} from ${formatAddress(socket.addr as Deno.NetAddr)}`,
+  );
+  return { socket: trace.datagrams(socket, to), to };
+}
+
+async function client(options: Options, signal: AbortSignal, trace?: Trace) {
+  const others = [...SERVER, "quiet"];
+  refuse(options, others, "is for the server, which takes no HOST");
+  const target = parseTarget(options, PORT);
+  const timeout = parseSeconds(options, "timeout", 5) || Infinity;
+  const count = parseNumber(options, "count", 0, [1, 1e6]);
+  const sizes: [number, number] = [4, LARGEST];
+  const size = parseNumber(options, "size", 64, sizes);
+  const interval = parseSeconds(options, "interval", 1);
+  needsUnstableNet("UDP");
+  const limit = timeLimit(timeout, signal);
+  const { socket, to } = await open({ ...target, signal: limit, trace });
+  if (count === 0) {
+    const input = Deno.stdin.readable;
+    const talking = talk({ socket, to, input, output, timeout });
+    await Promise.race([talking, aborted(signal)]);
+    return;
   }
-  if (count === 0) throw new Failure(2, "--count must be at least 1");
-  if (size < 4 || size > LARGEST) {
-    throw new Failure(2, `--size must be from 4 to ${LARGEST}, not ${size}`);
+  const trips = new RoundTrips();
+  const show = async (seq: number, milliseconds: number) => {
+    const line = `seq=${seq} time=${milliseconds.toFixed(2)} ms`;
+    trace?.event(line);
+    const from = `${size} bytes from ${formatAddress(to)}`;
+    if (!options.json) await output(`${from}: ${line}\n`);
+  };
+  if (trace) trace.quotes = false;
+  const rest = { interval, timeout, signal, trips, log: show };
+  try {
+    await ping({ socket, to, count, size, ...rest });
+  } finally {
+    await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
   }
-  const { socket: bare, to } = await openDatagram({
-    ...given,
-    ...serverAddress(given.connect!, [given.port], PORT),
-  });
-  const socket = trace?.datagrams(bare, to) ?? bare,
-    peer = formatAddress(to),
-    trips = new RoundTrips();
-  if (!count) {
-    return await unless(
-      signal,
-      talk({ socket, to, input: Deno.stdin.readable, output, timeout }),
-    );
-  }
-  const log = (seq: number, ms: number) =>
-    output(`${size} bytes from ${peer}: seq=${seq} time=${ms.toFixed(2)} ms\n`);
-  const error = await ping({
-    socket,
-    to,
-    count,
-    size,
-    interval,
-    timeout,
-    signal,
-    trips,
-    log,
-  }).catch((error) => error);
-  await output(`${trips}\n`);
-  const lost = trips.sent - trips.received;
-  if (lost) trace?.life(`no answer to ${lost} of ${trips.sent}`);
-  signal.throwIfAborted();
-  if (!trips.received) {
-    throw new Failure(
-      28,
-      `no answer from ${peer}${error ? `: ${reason(error)}` : ""}`,
-      error,
-    );
-  }
-  if (error) say(`echo_udp: ${reason(error)}`, console.error);
 }
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const command = { name: "echo_udp", usage: USAGE, words: 0 };
-  return run<Flags>(
-    command,
-    args,
-    (given) => given.connect ? client(given) : server(given),
-  );
+  const script = { name: "echo_udp", usage: USAGE };
+  return run(script, () => parse(args), async (options, signal, trace) => {
+    const isClient = options._.length > 0;
+    await (isClient ? client : server)(options, signal, trace);
+  });
 }
 
-// Not by way of exitCode: a read of the terminal that still waits would hold the process.
+// Not by exitCode: a read of the terminal that waits would hold the process.
 if (import.meta.main) Deno.exit(await main(Deno.args));

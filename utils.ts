@@ -153,23 +153,24 @@ export function refuse(options: object, names: string[], why: string): void {
 /** Options by name, as parseArgs gives them. */
 type Given = Record<string, unknown>;
 
-/** Reads an option as a whole number. Throws a {@linkcode Failure} of 2. */
+/** Reads a whole number within bounds. Throws a {@linkcode Failure} of 2. */
 export function parseNumber(
   given: Given,
   name: string,
-  { usual, min = 0, max }: { usual: number; min?: number; max: number },
+  usual: number,
+  [min, max]: [number, number],
 ): number {
-  if (given[name] === undefined) return usual;
-  const number = /^\d+$/.test(`${given[name]}`) ? Number(given[name]) : NaN;
+  const text = given[name];
+  if (text === undefined) return usual;
+  const number = /^\d+$/.test(`${text}`) ? Number(text) : NaN;
   if (number >= min && number <= max) return number;
-  const range = `${min} to ${max}`;
-  throw new Failure(2, `--${name} must be ${range}, not "${given[name]}"`);
+  throw new Failure(2, `--${name} must be ${min} to ${max}, not "${text}"`);
 }
 
 /** Reads seconds as milliseconds. Throws a {@linkcode Failure} of 2. */
 export function parseSeconds(given: Given, name: string, usual = 0): number {
-  const text = `${given[name] ?? usual}`;
-  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
+  const text = given[name] ?? usual;
+  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(`${text}`) ? Number(text) : NaN;
   if (seconds <= 1e6) return 1000 * seconds;
   throw new Failure(2, `--${name} must be 0 to 1000000, not "${text}"`);
 }
@@ -190,7 +191,7 @@ export function parsePort(text: string): number {
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...ports] = given._.map(String);
-  const pattern = /^(?:\[(.*)\]|([^:]*))(?::(.*))?$/;
+  const pattern = /^(?:\[(.*)\]|([^:]*))(?::([^:]*))?$/;
   const [, ipv6, name, port] = text.match(pattern) ?? [];
   const host = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
   const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
@@ -203,7 +204,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   }
   const family = [4, 6].find((version) => given[`ipv${version}`]);
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
-  return { hostname, family, port: ports[0] ? parsePort(ports[0]) : usual };
+  return { hostname, family, port: ports.length ? parsePort(ports[0]) : usual };
 }
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
@@ -239,7 +240,8 @@ export async function resolve(target: Target): Promise<string[]> {
     trace?.event(`resolved ${hostname} to ${addresses.join(", ")}`);
     return addresses;
   } catch (error) {
-    signal.throwIfAborted();
+    const late = `cannot resolve ${hostname}: no answer in time`;
+    if (signal.aborted) throw new Failure(28, late, error);
     const why: Record<string, string> = {
       ENOTFOUND: family ? `no IPv${family} address` : "no such name",
       EAI_AGAIN: "no name server answers",
@@ -403,7 +405,9 @@ export async function run<T extends Options>(
   let status = 0;
   try {
     const options = parse();
-    const empty = Object.entries(options).find(([, value]) => value === "");
+    const empty = Object.entries(options).find(([name, value]) =>
+      value === "" && name.length > 1 // not by its letter
+    );
     if (empty) throw new Failure(2, `--${empty[0]} needs a value`);
     if (options.help) await output(usage);
     else if (options.version) await output(`${name} ${VERSION}\n`);

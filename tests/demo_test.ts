@@ -3,54 +3,47 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
-import { type Exercise, main } from "../demo.ts";
+import { demonstrate } from "../tools/demo.ts";
 import { ROOT, Running, test } from "./helpers.ts";
 
-const demo = (options: Deno.CommandOptions = {}) =>
-  new Running(Deno.execPath(), ["task", "--quiet", "demo"], {
-    cwd: ROOT,
-    ...options,
-  });
-
-test("the demo runs every exercise, shows each exchange, and ends with a line a script", async () => {
-  const { code, stdout, stderr } = await demo().finish(30);
+test("the demo shows every exchange, and ends with a line a script", async () => {
+  const args = ["task", "--quiet", "demo"];
+  const running = new Running(Deno.execPath(), args, { cwd: ROOT });
+  const { code, stdout, stderr } = await running.finish(30);
   assertEquals(code, 0, stderr);
-  assertEquals(stdout.trimEnd().split("\n").slice(-4), [
-    "ok daytime",
-    "ok http_get",
-    "ok echo_tcp",
-    "ok echo_udp",
-  ]);
-  for (const shown of ["Bonjour !", "<h1>It works</h1>", "-UTC"]) {
+  const names = ["daytime", "http_get", "echo_tcp", "echo_udp"];
+  const last = stdout.trimEnd().split("\n").slice(-4);
+  assertEquals(last, names.map((name) => `ok ${name}`));
+  for (const shown of ["Bonjour !\n", "<h1>It works</h1>", "-UTC"]) {
     assertStringIncludes(stdout, shown);
   }
-  assertMatch(
-    stderr,
-    /> 10 bytes "Bonjour !\\n"\n.*half-closed.*\n.*< 10 bytes "Bonjour !\\n"/,
-  );
+  const echo =
+    /> 10 bytes "Bonjour !\\n"\n.*half-closed.*\n.*< 10 bytes "Bonjour !\\n"/;
+  assertMatch(stderr, echo);
   assertMatch(stderr, /\* body: chunked/);
-});
-
-test("the demo is plain where its output is no terminal", async () => {
-  const { stdout, stderr } = await demo().finish(30);
+  const longest = Math.max(...stdout.split("\n").map(({ length }) => length));
+  assertEquals(longest <= 80, true, `a line has ${longest} columns`);
   // deno-lint-ignore no-control-regex
-  assertEquals(
-    (stdout + stderr.replace(/^.*Task.*\n/, "")).match(/\x1b/),
-    null,
-  );
+  assertEquals(/\x1b/.test(stdout + stderr), false, "colours, but no terminal");
 });
 
-test("the demo goes on after an exercise that failed, names it, and ends with 1", async () => {
-  const lines: string[] = [], log = console.log;
-  console.log = (line: string) => lines.push(line.replaceAll("%c", ""));
+test("the demo goes on after an exercise that failed, and names it", async () => {
+  const lines: string[] = [];
+  const { log, error } = console;
+  console.log = (line = "") => lines.push(line.replaceAll("%c", ""));
+  console.error = console.log;
+  const exercise = { title: "", args: "" };
+  const fail = () => Promise.reject(new Error("Nobody home"));
+  const succeed = () => Promise.resolve(0);
   try {
-    const list = () => [
-      ["one", "", () => Promise.reject(new Error("Nobody home"))] as Exercise,
-      ["two", "", () => Promise.resolve()] as Exercise,
+    const all = [
+      { ...exercise, script: "one", run: fail },
+      { ...exercise, script: "two", run: succeed },
     ];
-    assertEquals(await main([], list), 1);
+    const { signal } = new AbortController();
+    assertEquals(await demonstrate(all, signal), false);
   } finally {
-    console.log = log;
+    Object.assign(console, { log, error });
   }
   assertEquals(lines.slice(-2), ["FAILED one: nobody home", "ok two"]);
 });

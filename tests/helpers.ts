@@ -1,7 +1,18 @@
-/** What the tests share: running a script as a process, waiting for its lines, and finding the tools of the field. */
+/**
+ * What the tests share: processes, bounded waits, what a command line prints,
+ * connections, and networks of a test's own.
+ *
+ * @module
+ */
+import { assertEquals } from "jsr:@std/assert@^1";
+import { connect, createServer, type Socket } from "node:net";
 
 /** The root of the project. */
 export const ROOT = new URL("..", import.meta.url);
+const ROOT_PATH = `${import.meta.dirname}/..`;
+
+export const LINUX = Deno.build.os === "linux";
+export const WINDOWS = Deno.build.os === "windows";
 
 /** How long a test waits for an event, in seconds. */
 const PATIENCE = 10;
@@ -31,8 +42,8 @@ export function test(
 }
 
 /**
- * A test that throws what went wrong first. When cleaning up after an error fails
- * too, Deno shows neither of the two.
+ * A test that throws what went wrong first. When cleaning up after an error
+ * fails too, Deno shows neither of the two.
  */
 function telling(fn: Body): Body {
   return async (context) => {
@@ -65,8 +76,8 @@ function waitedInVain(
 }
 
 /**
- * Waits for a promise, for 10 s at most; then throws with what was expected, and
- * what has been seen instead.
+ * Waits for a promise, for 10 s at most; then throws with what was expected,
+ * and what was seen instead.
  */
 export async function soon<T>(
   promise: Promise<T>,
@@ -82,7 +93,8 @@ export async function soon<T>(
   const first = await Promise.race([promise, late]).finally(() =>
     clearTimeout(timer)
   );
-  if (first === LATE) throw waitedInVain(expected, patience); // here, where the stack leads to the test
+  // Here, where the stack leads to the test.
+  if (first === LATE) throw waitedInVain(expected, patience);
   return first;
 }
 
@@ -108,7 +120,11 @@ export interface Finished {
   stderr: string;
 }
 
-/** The processes that no test has seen end: of a test that timed out, for instance. */
+// On a fresh machine Deno may still be fetching what it needs, and says so.
+// deno-lint-ignore no-control-regex
+const DOWNLOADS = /^(\x1b\[\d*m)*Download(\x1b\[\d*m)* https?:\S+\n/gm;
+
+/** Processes that no test has seen end, of a test that timed out say. */
 const underWay = new Set<Deno.ChildProcess>();
 globalThis.addEventListener("unload", () => underWay.forEach(end));
 
@@ -233,7 +249,7 @@ export class Running implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
-  /** Closes its standard input, and waits for its end; what has not ended in time is killed. */
+  /** Closes its input, and waits for its end. Kills it if it does not end. */
   async finish(seconds = PATIENCE): Promise<Finished> {
     const finishing = this.#finish();
     try {
@@ -253,22 +269,18 @@ export class Running implements AsyncDisposable {
       this.#child.status,
       this.#reading,
     ]);
-    // On a fresh machine Deno may still be fetching what it needs, and says so.
-    // deno-lint-ignore no-control-regex
-    const stderr = this.stderr.replace(
-      /^(\x1b\[\d*m)*Download(\x1b\[\d*m)* https?:\S+\n/gm,
-      "",
-    );
+    const stderr = this.stderr.replace(DOWNLOADS, "");
     return { code, signal, stdout: this.stdout, stderr };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     end(this.#child);
-    await this.finish(3); // longer when a process that it started holds its output open
+    // Longer when a process that it started holds its output open.
+    await this.finish(3);
   }
 }
 
-/** Starts a script of the project, `echo_tcp` for instance, in a process of its own. */
+/** Starts a script of the project, such as `echo_tcp`, as a process. */
 export function start(
   name: string,
   args: string[] = [],
@@ -312,7 +324,7 @@ export async function serve(
   return Object.assign(server, { port });
 }
 
-/** Whether a program is not installed: for `ignore`, so that the test is skipped by name. */
+/** Whether a program is not installed: for `ignore`. Throws in CI then. */
 export function missing(program: string): boolean {
   const [look, ...args] = Deno.build.os === "windows"
     ? ["where", program]
@@ -327,8 +339,234 @@ export function missing(program: string): boolean {
   return !found;
 }
 
-/** Shell commands that give a network namespace an interface with this address: one end of a veth pair. */
+/** Whether a command fails here, for want of rights say: for `ignore`. */
+export function barred(program: string, ...args: string[]): boolean {
+  if (missing(program)) return true;
+  return !new Deno.Command(program, { args, stdout: "null", stderr: "null" })
+    .outputSync().success;
+}
+
+/** Whether no network namespace can be made and entered: for `ignore`. */
+export function noNamespaces(): boolean {
+  return !LINUX || missing("ip") || missing("nsenter") ||
+    barred("unshare", "-n", "true");
+}
+
+/** Shell commands that give a network namespace an interface: one of a pair. */
 export function network(address: string): string {
   const pair = "ip link set lo up && ip link add eth0 type veth peer name eth1";
-  return `${pair} && ip address add ${address} dev eth0 && ip link set eth0 up && ip link set eth1 up`;
+  return `${pair} && ip address add ${address} dev eth0 && ` +
+    "ip link set eth0 up && ip link set eth1 up";
+}
+
+/** A network of a test's own, with files of its own in /etc if need be. */
+export class Namespace implements AsyncDisposable {
+  readonly #shell: Running;
+
+  private constructor(shell: Running) {
+    this.#shell = shell;
+  }
+
+  /** Makes one with shell commands, such as `ip link set lo up`. */
+  static async make(commands: string): Promise<Namespace> {
+    const line = `${commands} && echo ready && exec cat`;
+    const shell = new Running("unshare", ["-nm", "sh", "-c", line]);
+    await shell.until(/^ready\n/);
+    return new Namespace(shell);
+  }
+
+  /** The arguments with which nsenter runs a program inside. */
+  command(program: string, ...args: string[]): string[] {
+    const inside = ["-t", `${this.#shell.pid}`, "-n", "-m", `-w${ROOT_PATH}`];
+    return [...inside, program, ...args];
+  }
+
+  /** Starts a program inside. */
+  start(program: string, ...args: string[]): Running {
+    return new Running("nsenter", this.command(program, ...args));
+  }
+
+  /** Starts a script of the project inside. */
+  script(name: string, ...args: string[]): Running {
+    const flags = ["run", "-A", "--no-prompt", `${ROOT_PATH}/${name}.ts`];
+    return this.start(Deno.execPath(), ...flags, ...args);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#shell[Symbol.asyncDispose]();
+  }
+}
+
+/** Runs a shell command on a terminal; what would be seen there. */
+export async function terminal(
+  command: string,
+  options: Deno.CommandOptions = {},
+): Promise<string> {
+  const args = ["-qec", command, "/dev/null"];
+  await using script = new Running("script", args, { cwd: ROOT, ...options });
+  return (await script.finish()).stdout;
+}
+
+/** Runs a program with these bytes as its input; what it writes, as bytes. */
+export async function pipe(
+  program: string,
+  args: string[],
+  input: Uint8Array<ArrayBuffer>,
+) {
+  const child = new Deno.Command(program, {
+    ...{ args, cwd: ROOT },
+    ...{ stdin: "piped", stdout: "piped", stderr: "piped" },
+  }).spawn();
+  const writing = new Response(input).body!.pipeTo(child.stdin).catch(() => {});
+  const ending = Promise.all([child.output(), writing]);
+  const [{ code, stdout, stderr }] = await soon(ending, `${program} to end`);
+  return { code, stdout, stderr: text(stderr) };
+}
+
+/** What some work in this process returns, and prints meanwhile. */
+export async function captured<T>(work: () => T | Promise<T>) {
+  const { error } = console;
+  const { write } = Deno.stdout;
+  let out = "";
+  let err = "";
+  console.error = (line = "") => void (err += `${line.replace(/^%c/, "")}\n`);
+  Deno.stdout.write = (part) => {
+    out += text(part);
+    return Promise.resolve(part.length);
+  };
+  try {
+    const value = await soon(Promise.try(work), "the end of a command line", {
+      seen: () => ({ out, err }),
+    });
+    return { value, out, err };
+  } finally {
+    console.error = error;
+    Deno.stdout.write = write;
+  }
+}
+
+/** Text in UTF-8. */
+export function bytes(text: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(text);
+}
+
+/** UTF-8 as text. */
+export function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+/** Bytes in no order, so that one lost, doubled or moved shows. */
+export function random(length: number): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(length);
+  for (let at = 0; at < length; at += 65_536) {
+    crypto.getRandomValues(all.subarray(at, at + 65_536));
+  }
+  return all;
+}
+
+/** As assertEquals, for megabytes, which it does not print. */
+export function assertSame(actual: Uint8Array, expected: Uint8Array): void {
+  const first = expected.findIndex((byte, i) => byte !== actual[i]);
+  const what = "length, and the first byte that differs";
+  assertEquals([actual.length, first], [expected.length, -1], what);
+}
+
+/** Writes all of the bytes to a connection. */
+export async function send(
+  conn: Pick<Deno.Conn, "write">,
+  all: Uint8Array,
+): Promise<void> {
+  let sent = 0;
+  while (sent < all.length) sent += await conn.write(all.subarray(sent));
+}
+
+/** Reads so many bytes, or until the peer half-closes. */
+export async function receive(
+  conn: Pick<Deno.Conn, "read">,
+  most = Infinity,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const parts: Uint8Array<ArrayBuffer>[] = [];
+  let got = 0;
+  while (got < most) {
+    const buffer = new Uint8Array(Math.min(65_536, most - got));
+    const seen = () => `${got} bytes`;
+    const more = "more bytes, or the end";
+    const length = await soon(conn.read(buffer), more, { seen });
+    if (length === null) break;
+    parts.push(buffer.subarray(0, length));
+    got += length;
+  }
+  return await new Blob(parts).bytes();
+}
+
+/** The two ends of a connection on loopback. */
+export async function pair(): Promise<[Deno.TcpConn, Deno.TcpConn]> {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { hostname, port } = listener.addr;
+  const ends = [Deno.connect({ hostname, port }), listener.accept()] as const;
+  return await soon(Promise.all(ends), "a connection");
+}
+
+/** A port of loopback where nobody listens. */
+export function unusedPort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
+
+/** What a server of a test does with its one client. */
+export type Handler = (
+  conn: Deno.TcpConn,
+  over: Promise<void>,
+) => Promise<unknown>;
+
+/** A server that treats its one client so; `over` is the end of the test. */
+export function serveOnce(handler: Handler) {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const over = Promise.withResolvers<void>();
+  const done = listener.accept().then(async (conn) => {
+    await handler(conn, over.promise).finally(() => conn.close());
+  });
+  const { port } = listener.addr;
+  return {
+    ...{ port, at: `127.0.0.1:${port}` },
+    async [Symbol.asyncDispose]() {
+      over.resolve();
+      listener.close();
+      await soon(done.catch(() => {}), "the end of a test's server");
+    },
+  };
+}
+
+/** A server that resets each connection as soon as bytes come. */
+export async function serveResets() {
+  const reset = (socket: Socket) =>
+    socket.on("data", () => socket.resetAndDestroy()).on("error", () => {});
+  const server = createServer(reset).listen(0, "127.0.0.1");
+  const listening = new Promise<void>((done) => server.on("listening", done));
+  await soon(listening, "a server that resets");
+  const { port } = server.address() as { port: number };
+  const closed = () => new Promise<void>((done) => server.close(() => done()));
+  return { port, at: `127.0.0.1:${port}`, [Symbol.asyncDispose]: closed };
+}
+
+/** Connects to a port of loopback, does something there, and resets. */
+export async function reset(
+  port: number,
+  work: (socket: Socket) => Promise<unknown> = () => Promise.resolve(),
+): Promise<void> {
+  const socket = connect(port, "127.0.0.1").on("error", () => {});
+  const event = (name: string) =>
+    soon(new Promise<void>((done) => socket.once(name, done)), name);
+  await event("connect");
+  await work(socket);
+  const closed = event("close");
+  socket.resetAndDestroy();
+  await closed;
+}
+
+/** A folder that is gone afterwards. */
+export async function temporary(): Promise<{ path: string } & AsyncDisposable> {
+  const path = await Deno.makeTempDir();
+  const remove = () => Deno.remove(path, { recursive: true });
+  return { path, [Symbol.asyncDispose]: remove };
 }

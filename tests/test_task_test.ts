@@ -12,38 +12,40 @@ const HANGS = `
   Deno.writeTextFileSync(Deno.args[0], child.pid + "\\n");
   for (;;);`;
 
-test(
-  "the test task ends what hangs, with all that it started, and goes no further",
-  { ignore },
-  async () => {
-    const file = await Deno.makeTempFile();
-    const stop = new AbortController();
-    const running = run([["eval", "0"], ["eval", HANGS, file], [
-      "eval",
-      "Deno.exit(9)",
-    ]], stop.signal);
-    let pid = "";
-    let ended = false;
-    const read = async () => pid = await Deno.readTextFile(file);
-    await repeat(read, () => pid.endsWith("\n"), "a number in the file", {
-      seen: () => pid,
-    });
-    stop.abort();
-    assertEquals(await soon(running, "the end of the task"), 1);
-    const look = async () =>
-      ended =
-        (await new Running("kill", ["-0", pid.trim()]).finish()).code !== 0;
-    await repeat(look, () => ended, "the end of the child");
-    await Deno.remove(file);
-  },
-);
+test("the test task ends what hangs, with all that it started", {
+  ignore,
+}, async () => {
+  const file = await Deno.makeTempFile();
+  const stop = new AbortController();
+  const steps = [
+    ["eval", "0"],
+    ["eval", HANGS, file],
+    ["eval", "Deno.exit(9)"],
+  ];
+  const running = run(steps, stop.signal);
+  let pid = "";
+  const read = async () => {
+    pid = await Deno.readTextFile(file);
+  };
+  const seen = () => pid;
+  await repeat(read, () => pid.endsWith("\n"), "a number in the file", {
+    seen,
+  });
+  stop.abort();
+  assertEquals(await soon(running, "the end of the task"), 1);
+  let isOver = false;
+  const look = async () => {
+    const { code } = await new Running("kill", ["-0", pid.trim()]).finish();
+    isOver = code !== 0;
+  };
+  await repeat(look, () => isOver, "the end of the child");
+  await Deno.remove(file);
+});
 
 test("the test task ends at the first step that fails, with its status", async () => {
-  const steps = [["eval", "0"], ["eval", "Deno.exit(9)"], [
-    "eval",
-    "Deno.exit(8)",
-  ]];
-  assertEquals(await run(steps, new AbortController().signal), 9);
+  const steps = ["0", "Deno.exit(9)", "Deno.exit(8)"];
+  const commands = steps.map((code) => ["eval", code]);
+  assertEquals(await run(commands, new AbortController().signal), 9);
 });
 
 test("the test task runs nothing once it was told to end", async () => {

@@ -1,12 +1,15 @@
-/** What runs on GitHub, checked as far as that goes without it: read as YAML, and its commands run here. */
+/**
+ * What runs on GitHub, as far as that can be checked without it: the workflows
+ * are read as YAML, and their commands are run here.
+ */
 import {
   assert,
   assertEquals,
   assertMatch,
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
-import { parse } from "jsr:@std/yaml@^1/parse";
-import { SCRIPTS, TARGETS } from "../tools/compile.ts";
+import { parse } from "npm:yaml@2";
+import { programName, SCRIPTS, TARGETS } from "../tools/compile.ts";
 import { VERSION } from "../utils.ts";
 import { missing, ROOT, Running, test } from "./helpers.ts";
 
@@ -20,7 +23,7 @@ interface Step {
 interface Job {
   needs?: string;
   permissions?: Record<string, string>;
-  "timeout-minutes"?: number;
+  "timeout-minutes": number;
   env?: Record<string, string>;
   strategy?: { matrix: Record<string, unknown> };
   steps: Step[];
@@ -32,287 +35,250 @@ interface Workflow {
   jobs: Record<string, Job>;
 }
 
-const FILES = ["ci.yml", "release.yml"];
-const read = (path: string) => Deno.readTextFile(new URL(path, ROOT));
-const workflow = async (file: string) =>
-  parse(await read(`.github/workflows/${file}`)) as Workflow;
+const read = (path: string) => Deno.readTextFileSync(new URL(path, ROOT));
+const readWorkflow = (file: string): Workflow =>
+  parse(read(`.github/workflows/${file}`));
+const CI = readWorkflow("ci.yml");
+const RELEASE = readWorkflow("release.yml");
+const PROGRAMS = Object.keys(SCRIPTS).map(programName);
 
-/** A command of a workflow, by the names of its job and step. */
-async function command(
-  file: string,
-  job: string,
-  step: string,
-): Promise<string> {
-  const found = (await workflow(file)).jobs[job].steps.find(({ name }) =>
-    name === step
-  );
-  assert(found?.run, `${file} has a step ${step} in its job ${job}`);
+/** A command of a workflow, by the names of its job and its step. */
+function command({ jobs }: Workflow, job: string, step: string): string {
+  const found = jobs[job].steps.find(({ name }) => name === step);
+  assert(found?.run, `there is a step ${step} in the job ${job}`);
   return found.run;
 }
 
-/** Runs a command as GitHub does: in a shell that stops at the first failure. */
-async function sh(
-  script: string,
-  cwd: string,
-  env: Record<string, string> = {},
-) {
-  return await new Running("bash", ["-e", "-o", "pipefail", "-c", script], {
-    cwd,
-    env,
-  }).finish(30);
-}
+for (const [file, workflow] of Object.entries({ CI, RELEASE })) {
+  const jobs = Object.entries(workflow.jobs);
+  const steps = jobs.flatMap(([, { steps }]) => steps);
 
-for (const file of FILES) {
-  test(`${file} takes every action at a commit, and says which version that is`, async () => {
-    const uses = (await read(`.github/workflows/${file}`)).split("\n").filter((
-      line,
-    ) => /\buses:/.test(line));
-    assert(uses.length > 0);
-    for (const line of uses) {
-      assertMatch(
-        line,
-        /^ +(- )?uses: actions\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/,
-      );
+  test(`${file} gives a job the rights that it needs, and a limit`, () => {
+    assertEquals(workflow.permissions, {}, "none unless a job asks for them");
+    const publishing = {
+      contents: "write",
+      "id-token": "write",
+      attestations: "write",
+    };
+    for (const [name, job] of jobs) {
+      const needed = name === "publish" ? publishing : { contents: "read" };
+      assertEquals(job.permissions, needed, name);
+      assert(job["timeout-minutes"] <= 30, name);
+    }
+    for (const { uses, with: options } of steps) {
+      if (!uses?.includes("checkout")) continue;
+      assertEquals(options?.["persist-credentials"], false);
     }
   });
 
-  test(`${file} gives each job no more rights than it needs, and no time without end`, async () => {
-    const { permissions, jobs } = await workflow(file);
-    assertEquals(permissions, {}, "none unless a job asks for them");
-    for (const [name, job] of Object.entries(jobs)) {
-      const writes = {
-        contents: "write",
-        "id-token": "write",
-        attestations: "write",
-      };
-      assertEquals(
-        job.permissions,
-        name === "publish" ? writes : { contents: "read" },
-        name,
-      );
-      assert(job["timeout-minutes"]! <= 30, name);
-      for (const step of job.steps) {
-        if (step.uses?.includes("checkout")) {
-          assertEquals(step.with?.["persist-credentials"], false, name);
-        }
-      }
+  test(`${file} puts nothing from outside into its commands`, () => {
+    for (const { run = "" } of steps) {
+      assert(!/\$\{\{(?! matrix\.)/.test(run), run);
     }
   });
 
-  test(`${file} runs tasks that exist, under the version of Deno that .ci/run names`, async () => {
-    const [tasks, ci, text] = await Promise.all([
-      read("deno.json"),
-      read(".ci/run"),
-      read(`.github/workflows/${file}`),
-    ]);
-    const [, current] = ci.match(/^current=([\d.]+)/m)!;
-    for (const [, task] of text.matchAll(/\btask ([\w-]+)/g)) {
-      assert(task in JSON.parse(tasks).tasks, task);
+  test(`${file} runs tasks that exist, by the Deno that .ci/run names`, () => {
+    const { tasks } = JSON.parse(read("deno.json"));
+    const [, current] = read(".ci/run").match(/^current=([\d.]+)/m)!;
+    const commands = steps.map(({ run }) => run).join("\n");
+    for (const [, task] of commands.matchAll(/\btask ([\w-]+)/g)) {
+      assert(task in tasks, task);
     }
-    for (const [, version] of text.matchAll(/\bdeno@([\d.]+)/g)) {
+    for (const [, version] of commands.matchAll(/\bdeno@([\d.]+)/g)) {
       assertEquals(version, current);
     }
-    for (const [path] of text.matchAll(/\.ci\/\w+/g)) {
-      await Deno.stat(new URL(path, ROOT));
-    }
-  });
-
-  test(`${file} puts nothing from outside into its commands but by way of the environment`, async () => {
-    for (const job of Object.values((await workflow(file)).jobs)) {
-      for (const { run } of job.steps) {
-        assert(!/\$\{\{(?! matrix\.)/.test(run ?? ""), run);
-      }
-    }
   });
 }
 
-test("ci.yml runs on every change, on Linux, macOS and Windows", async () => {
-  const { on, jobs } = await workflow("ci.yml");
-  assertEquals(Object.keys(on), ["push", "pull_request"]);
-  assertEquals(jobs.others.strategy?.matrix.os, [
-    "macos-latest",
-    "windows-latest",
-  ]);
-  assertStringIncludes(await command("ci.yml", "linux", "test"), ".ci/run");
+test("every action is taken at a commit, with its version beside it", () => {
+  const text = read(".github/workflows/ci.yml") +
+    read(".github/workflows/release.yml");
+  const uses = text.split("\n").filter((line) => /\buses:/.test(line));
+  assert(uses.length > 0);
+  for (const line of uses) {
+    assertMatch(line, /actions\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/);
+  }
 });
 
-test("release.yml publishes what was tested, for all platforms, and only that", async () => {
-  const { on, jobs } = await workflow("release.yml");
-  assertEquals(on, { push: { tags: ["v*"] } });
-  assertEquals(Object.entries(jobs).map(([name, { needs }]) => [name, needs]), [
+test("every change is tested on Linux, macOS and Windows", () => {
+  assertEquals(Object.keys(CI.on), ["push", "pull_request"]);
+  const systems = ["macos-latest", "windows-latest"];
+  assertEquals(CI.jobs.others.strategy?.matrix.os, systems);
+  assertStringIncludes(command(CI, "linux", "test"), ".ci/run");
+});
+
+test("a release is what was tested and tried, for all platforms", () => {
+  const jobs = Object.entries(RELEASE.jobs);
+  assertEquals(RELEASE.on, { push: { tags: ["v*"] } });
+  assertEquals(jobs.map(([name, { needs }]) => [name, needs]), [
     ["test", undefined],
     ["build", "test"],
     ["try", "build"],
     ["publish", "try"],
   ]);
-  assertEquals(jobs.build.env?.TARGETS.split(" "), TARGETS);
-  const tried = jobs.try.strategy?.matrix.include as { target: string }[];
-  assertEquals(tried.map(({ target }) => target), TARGETS);
+  assertEquals(RELEASE.jobs.build.env?.TARGETS.split(" "), TARGETS);
+  const { include } = RELEASE.jobs.try.strategy!.matrix;
+  const tried = (include as { target: string }[]).map(({ target }) => target);
+  assertEquals(tried, TARGETS);
 });
 
-test("the version is the same in deno.json, in the scripts, and at the top of the changelog", async () => {
-  assertEquals(JSON.parse(await read("deno.json")).version, VERSION);
-  const [, newest] = (await read("CHANGELOG.md")).match(
-    /^## \[(\d.*)\] - \d{4}-\d\d-\d\d$/m,
-  )!;
-  assertEquals(newest, VERSION);
+test("deno.json, the scripts and the changelog name one version", () => {
+  assertEquals(JSON.parse(read("deno.json")).version, VERSION);
+  const heading = /^## \[(\d.*)\] - \d{4}-\d\d-\d\d$/m;
+  assertEquals(read("CHANGELOG.md").match(heading)?.[1], VERSION);
 });
 
-/** A stand-in for `npx deno task compile --target TARGET`: what it makes runs the scripts as they are. */
-const NPX = `#!/bin/sh
-mkdir -p "bin/$6"
-for name in ${Object.keys(SCRIPTS).join(" ")}; do
-  printf '#!/bin/sh\nexec "%s" run -A "%s" "$@"\n' '${Deno.execPath()}' '${ROOT.pathname}'$name.ts >"bin/$6/$name"
-  chmod +x "bin/$6/$name"
-done
-`;
-
-test("deno doc --lint finds every exported name described", async () => {
-  const files = [...Object.keys(SCRIPTS), "utils"].map((name) => `${name}.ts`);
-  const { code, stderr } = await new Running(Deno.execPath(), [
-    "doc",
-    "--lint",
-    ...files,
-  ], { cwd: ROOT }).finish();
+test("every exported name is described", async () => {
+  const args = ["doc", "--lint", ...Object.keys(SCRIPTS), "utils.ts"];
+  const linting = new Running(Deno.execPath(), args, { cwd: ROOT });
+  const { code, stderr } = await linting.finish(30);
   assertEquals(code, 0, stderr);
 });
 
-test({
-  name:
-    "release.yml makes an archive for each platform, tries it, sums up, and publishes with the changelog's words",
-  ignore: Deno.build.os !== "linux" || missing("zip"),
-  fn: async () => {
-    const folder = await Deno.makeTempDir({ prefix: "release" }),
-      tools = `${folder}/tools`;
-    const env = {
+/** Stands in for `npx deno task compile --target TARGET`. */
+const NPX = `#!/bin/sh
+mkdir -p "bin/$6"
+for name in ${PROGRAMS.join(" ")}; do
+  cp '${ROOT.pathname}LICENSE' "bin/$6/$name"
+done
+`;
+const GH = '#!/bin/sh\nprintf "%s\\n" "$@"\n';
+
+/** A folder in which the commands of a release run; it is taken away. */
+class Rehearsal implements Disposable {
+  readonly folder = Deno.makeTempDirSync({ prefix: "release" });
+
+  constructor() {
+    this.install("npx", NPX);
+    this.install("gh", GH);
+    const files = ["README.md", "CHANGELOG.md", "LICENSE", "deno.json"];
+    for (const file of files) this.write(file, read(file));
+  }
+
+  write(name: string, text: string): void {
+    Deno.writeTextFileSync(`${this.folder}/${name}`, text);
+  }
+
+  install(name: string, text: string): void {
+    const path = `${this.folder}/tools/${name}`;
+    Deno.mkdirSync(`${this.folder}/tools`, { recursive: true });
+    Deno.writeTextFileSync(path, text, { mode: 0o755 });
+  }
+
+  /** Runs a command as GitHub does: the first failure ends it. */
+  async sh(script: string, env: Record<string, string> = {}, folder = "") {
+    const args = ["-e", "-o", "pipefail", "-c", script];
+    const path = `${this.folder}/tools:${Deno.env.get("PATH")}`;
+    const usual = {
       TARGETS: TARGETS.join(" "),
+      TARGET: TARGETS[0],
       GITHUB_REF_NAME: `v${VERSION}`,
-      PATH: `${tools}:${Deno.env.get("PATH")}`,
+      PATH: path,
     };
-    const step = async (
-      job: string,
-      name: string,
-      cwd = folder,
-      more: Record<string, string> = {},
-    ) => {
-      const done = await sh(await command("release.yml", job, name), cwd, {
-        ...env,
-        ...more,
-      });
-      assertEquals(done.code, 0, `${name}: ${done.stderr}`);
-      return done.stdout;
-    };
-    try {
-      await Deno.mkdir(tools);
-      await Deno.writeTextFile(`${tools}/npx`, NPX, { mode: 0o755 });
-      await Deno.writeTextFile(
-        `${tools}/gh`,
-        '#!/bin/sh\nprintf "%s\\n" "$@"\n',
-        { mode: 0o755 },
-      );
-      for (
-        const file of ["README.md", "CHANGELOG.md", "LICENSE", "deno.json"]
-      ) {
-        await Deno.copyFile(new URL(file, ROOT), `${folder}/${file}`);
-      }
-      await step("test", "the tag is the version");
-      const tag = await command(
-        "release.yml",
-        "test",
-        "the tag is the version",
-      );
-      assertEquals(
-        (await sh(tag, folder, { ...env, GITHUB_REF_NAME: "v0.0.1" })).code,
-        1,
-        "another version is refused",
-      );
+    const cwd = `${this.folder}/${folder}`;
+    const options = { cwd, env: { ...usual, ...env } };
+    return await new Running("bash", args, options).finish(30);
+  }
 
-      for (const name of ["compile", "pack", "sum"]) await step("build", name);
-      const archives = TARGETS.map((t) =>
-        `sockets-${VERSION}-${t}${t.includes("windows") ? ".zip" : ".tar.gz"}`
-      );
-      assertEquals(
-        [...Deno.readDirSync(`${folder}/dist`)].map(({ name }) => name).sort(),
-        [
-          "SHA256SUMS",
-          ...archives.sort(),
-        ],
-      );
-      const sums = await Deno.readTextFile(`${folder}/dist/SHA256SUMS`);
-      assertEquals(
-        sums.trim().split("\n").map((line) => line.split("  ")[1]),
-        archives,
-      );
-      const inside = [
-        ...Object.keys(SCRIPTS),
-        "README.md",
-        "CHANGELOG.md",
-        "LICENSE",
-      ];
-      for (const archive of archives) {
-        const listed = (await sh(
-          archive.endsWith("zip") ? "zip -sf $ARCHIVE" : "tar tzf $ARCHIVE",
-          `${folder}/dist`,
-          {
-            ARCHIVE: archive,
-          },
-        )).stdout;
-        for (const file of inside) assertStringIncludes(listed, `/${file}\n`);
-      }
+  /** Runs a step that has to succeed. Returns what it prints. */
+  async step(job: string, name: string, folder = ""): Promise<string> {
+    const script = command(RELEASE, job, name);
+    const { code, stdout, stderr } = await this.sh(script, {}, folder);
+    assertEquals(code, 0, `${name}: ${stderr}`);
+    return stdout;
+  }
 
-      await step("try", "try", `${folder}/dist`, { TARGET: TARGETS[0] });
-      await Deno.remove(`${folder}/dist/sockets-${VERSION}-${TARGETS[0]}`, {
-        recursive: true,
-      });
-
-      const dead = `${folder}/dead`, name = `sockets-${VERSION}-${TARGETS[0]}`; // programs that end at once
-      await Deno.mkdir(`${dead}/${name}`, { recursive: true });
-      for (const script of Object.keys(SCRIPTS)) {
-        const text =
-          `#!/bin/sh\n[ "$1" = --version ] && echo ${script} ${VERSION}\n`;
-        await Deno.writeTextFile(`${dead}/${name}/${script}`, text, {
-          mode: 0o755,
-        });
-      }
-      assertEquals(
-        (await sh(
-          `tar -czf ${name}.tar.gz ${name} && rm -r ${name}`,
-          dead,
-          env,
-        )).code,
-        0,
-      );
-      const trying = await sh(
-        await command("release.yml", "try", "try"),
-        dead,
-        { ...env, TARGET: TARGETS[0] },
-      );
-      assertEquals(trying.code, 1, "a program that is gone is not waited for");
-
-      for (const name of ["check", "notes"]) await step("publish", name);
-      const notes = await Deno.readTextFile(`${folder}/notes.md`);
-      assertMatch(notes, /^\n?\S.*\n\n### Added\n/s);
-      assert(!notes.includes("## ["), "no other version's");
-      const said = (await step("publish", "publish")).trim().split("\n");
-      assertEquals(said.slice(0, 3), ["release", "create", `v${VERSION}`]);
-      assertEquals(
-        said.slice(-6),
-        ["SHA256SUMS", ...archives].map((name) => `dist/${name}`),
-      );
-      await Deno.writeTextFile(
-        `${folder}/dist/${archives[0]}`,
-        "something else",
-      );
-      assertEquals(
-        (await sh(
-          await command("release.yml", "publish", "check"),
-          folder,
-          env,
-        )).code,
-        1,
-      );
-    } finally {
-      await Deno.remove(folder, { recursive: true });
+  async build(): Promise<void> {
+    for (const step of ["compile", "pack", "sum"]) {
+      await this.step("build", step);
     }
-  },
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.folder, { recursive: true });
+  }
+}
+
+const ARCHIVES = TARGETS.map((target) => {
+  const end = target.includes("windows") ? "zip" : "tar.gz";
+  return `sockets-${VERSION}-${target}.${end}`;
+}).sort();
+const ignore = Deno.build.os !== "linux" || missing("zip");
+
+test("a release is refused if its tag is not the version", {
+  ignore,
+}, async () => {
+  using rehearsal = new Rehearsal();
+  const script = command(RELEASE, "test", "the tag is the version");
+  assertEquals((await rehearsal.sh(script)).code, 0);
+  const other = { GITHUB_REF_NAME: "v0.0.1" };
+  assertEquals((await rehearsal.sh(script, other)).code, 1);
+});
+
+test("a release has an archive of all programs for each platform", {
+  ignore,
+}, async () => {
+  using rehearsal = new Rehearsal();
+  await rehearsal.build();
+  const sums = await rehearsal.sh("cut -d' ' -f3 dist/SHA256SUMS");
+  assertEquals(sums.stdout.trim().split("\n"), ARCHIVES);
+  for (const archive of ARCHIVES) {
+    const list = archive.endsWith("zip") ? "zip -sf" : "tar tzf";
+    const { stdout } = await rehearsal.sh(`${list} dist/${archive}`);
+    for (const file of [...PROGRAMS, "README.md", "CHANGELOG.md", "LICENSE"]) {
+      assertMatch(stdout, new RegExp(`/${file}$`, "m"), archive);
+    }
+  }
+});
+
+/** Packs what stands in for the programs, and lets the workflow try them. */
+async function tryPrograms(text: (name: string) => string) {
+  using rehearsal = new Rehearsal();
+  const name = `sockets-${VERSION}-${TARGETS[0]}`;
+  const folder = `${rehearsal.folder}/${name}`;
+  Deno.mkdirSync(folder);
+  for (const name of PROGRAMS) {
+    Deno.writeTextFileSync(`${folder}/${name}`, text(name), { mode: 0o755 });
+  }
+  const pack = `tar -czf ${name}.tar.gz ${name} && rm -r ${name}`;
+  assertEquals((await rehearsal.sh(pack)).code, 0);
+  return await rehearsal.sh(command(RELEASE, "try", "try"));
+}
+
+test("a release is published if its programs work", { ignore }, async () => {
+  const deno = `"${Deno.execPath()}" run -A "${ROOT.pathname}`;
+  const done = await tryPrograms((name) => {
+    const file = Object.keys(SCRIPTS).find((file) =>
+      programName(file) === name
+    );
+    return `#!/bin/sh\nexec ${deno}${file}" "$@"\n`;
+  });
+  assertEquals(done.code, 0, done.stderr);
+});
+
+test("a release is not published if a program ends at once", {
+  ignore,
+}, async () => {
+  const done = await tryPrograms((name) =>
+    `#!/bin/sh\n[ "$1" = --version ] && echo ${name} ${VERSION}\n`
+  );
+  assertEquals(done.code, 1);
+});
+
+test("a release is published with its notes, and only as it was built", {
+  ignore,
+}, async () => {
+  using rehearsal = new Rehearsal();
+  await rehearsal.build();
+  for (const name of ["check", "notes"]) await rehearsal.step("publish", name);
+  const notes = Deno.readTextFileSync(`${rehearsal.folder}/notes.md`);
+  assertMatch(notes, /^\n?\S.*\n\n### Added\n/s);
+  assert(!notes.includes("## ["), "no other version's");
+  const said = (await rehearsal.step("publish", "publish")).trim().split("\n");
+  assertEquals(said.slice(0, 3), ["release", "create", `v${VERSION}`]);
+  const files = ["SHA256SUMS", ...ARCHIVES].map((name) => `dist/${name}`);
+  assertEquals(said.slice(-files.length), files);
+  rehearsal.write(`dist/${ARCHIVES[0]}`, "something else");
+  const check = command(RELEASE, "publish", "check");
+  assertEquals((await rehearsal.sh(check)).code, 1);
 });

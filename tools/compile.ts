@@ -1,33 +1,41 @@
 #!/usr/bin/env -S deno run --allow-read --allow-write --allow-run
 /**
- * Makes the scripts into programs that need no Deno: `bin/echo_tcp` for this machine, or with `--target`
- * `bin/TARGET/echo_tcp` for another one. A program carries Deno's runtime, its script, and the rights that the script
- * needs, no more: nobody is asked for anything when it runs.
+ * Makes the scripts into programs that need no Deno: `bin/echo_tcp` for this
+ * machine, or with `--target` `bin/TARGET/echo_tcp` for another one. A program
+ * holds Deno's runtime, its script, and the permissions that the script needs:
+ * it never asks for more.
  *
  *     deno task compile
  *     deno task compile --target x86_64-pc-windows-msvc
  *
- * The runtime is downloaded once for each target, unless the variable `DENORT_BIN` names the file of a `denort` of the
- * same version as the `deno` that compiles.
+ * The runtime is downloaded once for each target. The variable `DENORT_BIN` can
+ * name a `denort` instead, of the same version as the `deno` that compiles.
  *
  * @module
  */
-import { Failure, run, say } from "../utils.ts";
+import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import { Failure, output, refuseUnknown, run } from "../utils.ts";
 
-const NET = "--allow-net"; // any host: the user names it, and a UDP server answers whoever asks
-const NEAR = "--allow-sys=networkInterfaces"; // the address at which the local network finds a server
-const WRITE = "--allow-write"; // --diagram FILE, and -o FILE: the user names the file
-const READ = "--allow-read"; // --cacert FILE; and renaming what -o FILE has written reads it
-const STORE = "--allow-env=DENO_TLS_CA_STORE"; // which authorities TLS trusts
-const UDP = "--unstable-net"; // Deno's UDP, and its ports shared by processes, are unstable
+const NET = "--allow-net"; // any host: the user names it, or a peer asks
+const NEAR = "--allow-sys=networkInterfaces"; // a server's address in the LAN
+const WRITE = "--allow-write"; // --diagram FILE, -o FILE: the user's choice
+const READ = "--allow-read"; // --cacert FILE; to rename what -o FILE wrote
+const TERM = "--allow-env=TERM"; // whether the terminal has colours
+const TLS = "--allow-env=TERM,DENO_TLS_CA_STORE"; // whom TLS trusts
+const UDP = "--unstable-net"; // Deno's UDP and shared ports are unstable
 
-/** What each script is allowed, and the unstable parts of Deno that it uses. */
+/** What is compiled, with the permissions and the flags of each. */
 export const SCRIPTS: Record<string, string[]> = {
-  daytime: [NET, NEAR, WRITE, UDP],
-  http_get: [NET, READ, WRITE, STORE],
-  echo_tcp: [NET, NEAR, WRITE, UDP],
-  echo_udp: [NET, NEAR, WRITE, UDP],
+  "daytime.ts": [NET, NEAR, WRITE, TERM, UDP],
+  "http_get.ts": [NET, READ, WRITE, TLS],
+  "echo_tcp.ts": [NET, NEAR, WRITE, TERM, UDP],
+  "echo_udp.ts": [NET, NEAR, WRITE, TERM, UDP],
 };
+
+/** The program's name: `echo_tcp`, of `echo_tcp.ts` or `tools/echo_tcp.ts`. */
+export function programName(script: string): string {
+  return script.replace(/^.*\/|\.ts$/g, "");
+}
 
 /** The platforms that Deno compiles for. */
 export const TARGETS = [
@@ -40,110 +48,78 @@ export const TARGETS = [
 
 const ROOT = new URL("..", import.meta.url);
 
-/** Runs this same Deno in the project's root, where its configuration is. Returns whether all went well. */
-async function deno(
-  args: string[],
-  stderr: "inherit" | "null",
-): Promise<boolean> {
-  const command = new Deno.Command(Deno.execPath(), {
-    args,
-    cwd: ROOT,
-    stdin: "null",
-    stdout: "null",
-    stderr,
-  });
-  return (await command.output()).success;
+/** Runs Deno in the project's folder. Throws a {@linkcode Failure} of 1. */
+async function deno(command: string, ...args: string[]): Promise<void> {
+  const io = { stdin: "null", stdout: "null", stderr: "inherit" } as const;
+  const options = { args: [command, "--quiet", ...args], cwd: ROOT, ...io };
+  const child = new Deno.Command(Deno.execPath(), options).spawn();
+  const { success } = await child.status;
+  if (!success) throw new Failure(1, `deno ${command} ${args.at(-1)} failed`);
 }
 
-/** Compiles a script into a folder, given in full. Returns the program's path. Throws a {@linkcode Failure} of 1. */
-async function compile(
-  name: string,
-  folder: string,
-  target = Deno.build.target,
-): Promise<string> {
-  const program = `${folder}/${name}${
-      target.includes("windows") ? ".exe" : ""
-    }`,
-    bundle = `${folder}/${name}.js`;
-  // A bundle has the few functions that are used of a package; without it, all of the package would be embedded.
-  const bundled = await deno([
-    "bundle",
-    "--platform",
-    "deno",
-    "--output",
-    bundle,
-    `${name}.ts`,
-  ], "null");
-  if (!bundled) {
-    say(
-      `${name}: no bundle can be made, so that whole packages are embedded`,
-      console.error,
-    );
-  }
+/** Compiles a script into a folder. Returns the program's path. */
+async function compile(script: string, folder: string, target: string) {
+  const name = programName(script);
+  const program = target.includes("windows") ? `${name}.exe` : name;
+  const output = `${folder}/${program}`;
+  // Without a bundle, all files of all packages would be embedded.
+  const bundle = `${folder}/${name}.js`;
+  await deno("bundle", "--platform", "deno", "--output", bundle, script);
+  // A code cache would be a file of a known name in a folder that every user
+  // of the machine may write to.
+  const flags = ["--no-config", "--no-check", "--no-code-cache"];
+  const rights = ["--no-prompt", ...SCRIPTS[script]];
+  const to = ["--target", target, "--output", output];
   try {
-    const source = bundled
-      ? ["--no-config", bundle]
-      : ["--no-check", `${name}.ts`];
-    // No code cache: it would be a file of a known name in a folder that every user of the machine may write to.
-    const options = [
-      "--quiet",
-      "--no-prompt",
-      "--no-code-cache",
-      "--target",
-      target,
-      "--output",
-      program,
-    ];
-    const compiled = await deno([
-      "compile",
-      ...options,
-      ...SCRIPTS[name],
-      ...source,
-    ], "inherit");
-    if (!compiled) throw new Failure(1, `cannot compile ${name}`);
+    await deno("compile", ...flags, ...rights, ...to, bundle);
   } finally {
-    if (bundled) await Deno.remove(bundle);
+    await Deno.remove(bundle);
   }
-  return program;
+  return output;
 }
 
 const USAGE = `compile: makes the scripts into programs that need no Deno
 
 usage: deno task compile [options]
 
-      --target TARGET  compile for this platform, into bin/TARGET (this machine's, into bin)
-      --output DIR     put the programs into this folder
+      --target TARGET  compile for this platform, into bin/TARGET
+      --output DIR     put the programs into this folder (bin)
   -h, --help           print this text
-  -V, --version        print the version
 
-targets: ${TARGETS.join(", ")}
-
-exit status: 0 done, 1 cannot compile, 2 usage
+targets: ${TARGETS.slice(0, 3).join(", ")},
+         ${TARGETS.slice(3).join(", ")}
 `;
+
+function parse(args: string[]) {
+  const options = parseArgs(args, {
+    string: ["_", "target", "output"],
+    boolean: ["help", "version"],
+    alias: { h: "help" },
+    unknown: refuseUnknown,
+  });
+  return { ...options, verbose: [] };
+}
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const command = { name: "compile", usage: USAGE, words: 0 };
-  return run<{ target?: string; output?: string }>(
-    command,
-    args,
-    async ({ target, output }) => {
-      if (target && !TARGETS.includes(target)) {
-        throw new Failure(
-          2,
-          `unknown target ${target}: it is one of ${TARGETS.join(", ")}`,
-        );
-      }
-      const wanted = output ?? new URL(target ? `bin/${target}` : "bin", ROOT);
-      await Deno.mkdir(wanted, { recursive: true });
-      const folder = await Deno.realPath(wanted);
-      for (const name of Object.keys(SCRIPTS)) {
-        const program = await compile(name, folder, target);
-        const { size } = await Deno.stat(program);
-        say(`${program} ${(size / 1e6).toFixed(1)} MB`);
-      }
-    },
-  );
+  const script = { name: "compile", usage: USAGE };
+  return run(script, () => parse(args), async (options) => {
+    const { target = Deno.build.target, _: [word] } = options;
+    if (word !== undefined) throw new Failure(2, `too many words: "${word}"`);
+    if (!TARGETS.includes(target)) {
+      const known = TARGETS.join(", ");
+      throw new Failure(2, `unknown target ${target}: it is one of ${known}`);
+    }
+    const usual = options.target ? `bin/${target}` : "bin";
+    const wanted = options.output ?? new URL(usual, ROOT);
+    await Deno.mkdir(wanted, { recursive: true });
+    const folder = await Deno.realPath(wanted);
+    for (const name of Object.keys(SCRIPTS)) {
+      const program = await compile(name, folder, target);
+      const { size } = await Deno.stat(program);
+      await output(`${program} ${(size / 1e6).toFixed(1)} MB\n`);
+    }
+  });
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

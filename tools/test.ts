@@ -5,23 +5,20 @@
  * @module
  */
 const MINUTE = 60_000;
-const COMMANDS = [["fmt", "--check"], ["lint"], ["check"], [
-  "test",
-  "-A",
-  "--quiet",
-  "--parallel",
-  "tests/",
-]];
+const COMMANDS = [
+  ["fmt", "--check"],
+  ["lint"],
+  ["check"],
+  ["test", "-A", "--quiet", "--parallel", "tests/"],
+];
 const WINDOWS = Deno.build.os === "windows";
 
 /** Ends a process, and those that it started. */
 function end(pid: number): void {
   if (WINDOWS) {
-    new Deno.Command("taskkill", {
-      args: ["/f", "/t", "/pid", `${pid}`],
-      stdout: "null",
-      stderr: "null",
-    }).outputSync();
+    const args = ["/f", "/t", "/pid", `${pid}`];
+    const io = { stdout: "null", stderr: "null" } as const;
+    new Deno.Command("taskkill", { args, ...io }).outputSync();
     return;
   }
   try {
@@ -40,11 +37,8 @@ export async function run(
   for (const args of commands) {
     if (signal.aborted) return 1;
     // On Windows a detached process would have no console.
-    const child = new Deno.Command(Deno.execPath(), {
-      args,
-      stdin: "null",
-      detached: !WINDOWS,
-    }).spawn();
+    const options = { args, stdin: "null", detached: !WINDOWS } as const;
+    const child = new Deno.Command(Deno.execPath(), options).spawn();
     const abort = () => end(child.pid);
     signal.addEventListener("abort", abort);
     const { code } = await child.status;
@@ -58,11 +52,9 @@ export async function run(
 
 if (import.meta.main) {
   const stop = new AbortController();
-  for (
-    const signal of WINDOWS
-      ? ["SIGINT"] as const
-      : ["SIGINT", "SIGTERM", "SIGHUP"] as const
-  ) {
+  const signals: Deno.Signal[] = ["SIGINT"];
+  if (!WINDOWS) signals.push("SIGTERM", "SIGHUP");
+  for (const signal of signals) {
     Deno.addSignalListener(signal, () => stop.abort());
   }
   const late = () => {

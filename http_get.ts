@@ -977,8 +977,8 @@ function check(given: ReturnType<typeof parse>) {
     url: parseURL(text),
     headers: given.header.map(parseHeader),
     family: [4, 6].find((version) => given[`ipv${version}` as "ipv4"]),
-    "max-redirs": parseNumber(given, "max-redirs", { usual: 20, max }),
-    "max-filesize": parseNumber(given, "max-filesize", { usual: 0, max }),
+    "max-redirs": parseNumber(given, "max-redirs", 20, [0, max]),
+    "max-filesize": parseNumber(given, "max-filesize", 0, [0, max]),
     "max-time": parseSeconds(given, "max-time"),
   };
 }

@@ -28,7 +28,7 @@ test({
   ignore: Deno.build.os !== "linux" || missing("node") || missing("python3") || missing("cc"),
   async fn() {
     const mark = crypto.randomUUID();
-    await using running = bench(mark, ["--seconds", "0.03", "--rounds", "3", "--json"]);
+    await using running = bench(mark, ["--seconds", "0.1", "--rounds", "3", "--json"]);
     const { code, stdout, stderr } = await running.finish(50);
     assertEquals([code, stderr], [0, ""]);
     assertEquals(marked(mark), []);
@@ -80,7 +80,7 @@ test({
   async fn() {
     const mark = crypto.randomUUID();
     await using running = bench(mark, []);
-    await running.until(/^\| -+ \|/m); // the servers are up, the first load is on
+    await running.until(/^\| -+ \|/m, "stdout", 30); // the servers are up, the first load is on
     const folders = marked(mark).flatMap((command) => command.match(/\/tmp\/bench-\w+/)?.[0] ?? []);
     running.kill("SIGINT");
     const { code, stderr } = await running.finish(50);

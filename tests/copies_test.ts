@@ -28,10 +28,10 @@ async function copy(name: string): Promise<string> {
 /** What starts a script, whichever way it was had. */
 type Start = (...args: string[]) => Running;
 
-async function finished(running: Running, input = ""): Promise<Finished> {
+async function finished(running: Running, input = "", seconds = 10): Promise<Finished> {
   await using process = running;
   if (input) await process.type(input).catch(() => {}); // where it has ended, what it said tells why
-  return await process.finish();
+  return await process.finish(seconds);
 }
 
 async function serving(server: Running): Promise<string> {
@@ -317,7 +317,8 @@ test("a protocol function, pasted into a file of one's own, is a program with te
     await Deno.writeTextFile(`${into}/${files.at(-1)}`, `${text}\n${lines.join("\n")}\n`);
   }
   const args = ["check", "--quiet", "--no-config", "--unstable-net", ...files];
-  const checked = await finished(new Running(DENO, args, { cwd: into, env: { NO_COLOR: "1" } }));
+  const checking = new Running(DENO, args, { cwd: into, env: { NO_COLOR: "1" } });
+  const checked = await finished(checking, "", 40); // the types are loaded anew
   assertEquals(checked.code, 0, checked.stderr);
   await Promise.all(LESSONS.map((each, i) => {
     const flags = ["--allow-net", "--no-prompt", "--no-config", ...unstable(each.script)];

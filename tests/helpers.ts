@@ -159,8 +159,13 @@ export class Running implements AsyncDisposable {
    * Waits, for 10 s at most, until the output matches, and returns the match.
    * Throws when the process ends without.
    */
-  async until(pattern: RegExp, from: "stdout" | "stderr" = "stdout"): Promise<RegExpMatchArray> {
-    return await soon(this.#match(pattern, from), `${pattern} on ${from}`, { seen: () => this.#seen() });
+  async until(
+    pattern: RegExp,
+    from: "stdout" | "stderr" = "stdout",
+    seconds = PATIENCE,
+  ): Promise<RegExpMatchArray> {
+    const seen = () => this.#seen();
+    return await soon(this.#match(pattern, from), `${pattern} on ${from}`, { seconds, seen });
   }
 
   async #match(pattern: RegExp, from: "stdout" | "stderr"): Promise<RegExpMatchArray> {

@@ -53,15 +53,15 @@ class Session {
   moved = this.started; // when bytes last went back
   ending = ""; // why the server closed it, if it did
 
-  constructor(readonly conn: Deno.TcpConn) {}
+  constructor(readonly conn: Deno.TcpConn, readonly trace?: Trace) {}
 
   /** Runs the protocol to its end. */
-  run(trace?: Trace): Promise<void> {
+  run(): Promise<void> {
     try {
       this.conn.setNoDelay(true); // answers do not wait for more to send
       this.conn.setKeepAlive(true); // probes notice a peer that vanished
-      if (!trace) return echo(this);
-      const stream = trace.serve(this);
+      if (!this.trace) return echo(this);
+      const stream = this.trace.serve(this);
       return echo(stream).finally(() => stream.close());
     } catch (error) { // the client is gone already
       return Promise.reject(error);
@@ -87,15 +87,21 @@ class Session {
 
   close(ending = ""): void {
     this.ending ||= ending;
+    if (ending) this.trace?.event(`${this.peer} ${ending}`);
     this.conn[Symbol.dispose]();
+  }
+
+  get peer(): string {
+    return formatAddress(this.conn.remoteAddr);
   }
 
   /** Closes it, and returns what the log says of it. */
   end(error?: unknown): string {
-    this.close(error ? reason(error) : "");
-    const peer = formatAddress(this.conn.remoteAddr);
+    if (error) this.ending ||= reason(error);
+    this.close();
     const seconds = ((performance.now() - this.started) / 1000).toFixed(3);
-    const summary = `${peer} ${counted(this.bytes, "byte")} in ${seconds} s`;
+    const bytes = counted(this.bytes, "byte");
+    const summary = `${this.peer} ${bytes} in ${seconds} s`;
     return this.ending ? `${summary}: ${this.ending}` : summary;
   }
 }
@@ -126,7 +132,7 @@ export async function serve(
   let place = Promise.withResolvers<void>(); // a free one
 
   function begin(conn: Deno.TcpConn): void {
-    const session = new Session(conn);
+    const session = new Session(conn, trace);
     const end = (error?: unknown) => {
       sessions.delete(session);
       total.bytes += session.bytes;
@@ -135,7 +141,7 @@ export async function serve(
     };
     sessions.add(session);
     total.connections++;
-    session.run(trace).then(end, end);
+    session.run().then(end, end);
   }
 
   aborted(signal).catch(() => {

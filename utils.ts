@@ -35,12 +35,13 @@ export function isClosed(error: unknown): boolean {
   return error instanceof BadResource || error instanceof Interrupted;
 }
 
-/** Rejects with the signal's reason as soon as the signal aborts. */
+/** Rejects with the signal's reason when it aborts. Nobody needs to wait. */
 export function aborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason));
-    if (signal.aborted) reject(signal.reason);
-  });
+  const { promise, reject } = Promise.withResolvers<never>();
+  signal.addEventListener("abort", () => reject(signal.reason));
+  if (signal.aborted) reject(signal.reason);
+  promise.catch(() => {}); // else a rejection would end the program
+  return promise;
 }
 
 /** A signal that aborts with `signal`, or after so many milliseconds. */
@@ -409,6 +410,10 @@ export async function run<T extends Options>(
   using _terminate = abortOn(TERMINATE, 143, stop);
   let trace: Trace | undefined;
   let status = 0;
+  const fail = (thrown: unknown) => {
+    const error = stop.signal.aborted ? stop.signal.reason : thrown;
+    status ||= report(name, error, trace);
+  };
   try {
     const options = parse();
     const empty = Object.entries(options).find(([name, value]) =>
@@ -422,12 +427,10 @@ export async function run<T extends Options>(
       await work(options, stop.signal, trace);
     }
   } catch (error) {
-    const cause = stop.signal.aborted ? stop.signal.reason : error;
-    status = report(name, cause, trace);
+    fail(error);
   }
-  await trace?.write().catch((error: unknown) => {
-    status ||= report(name, error);
-  });
+  // Of a bad command line, nothing is drawn.
+  if (status !== 2) await trace?.write().catch(fail);
   await Promise.race([writing, delay(500)]); // what is left of the log
   return status;
 }

@@ -66,11 +66,12 @@ async function finished(running: Running, input = ""): Promise<Finished> {
   await using process = running;
   // Where it has ended already, what it said tells why.
   if (input) await process.type(input).catch(() => {});
-  return await process.finish();
+  return await process.finish(50); // it may have to type-check first
 }
 
 async function serving(server: Running): Promise<string> {
-  return (await server.until(/listening on \w+:\/\/127\.0\.0\.1:(\d+)\n/))[1];
+  const listening = /listening on \w+:\/\/127\.0\.0\.1:(\d+)\n/;
+  return (await server.until(listening, "stdout", 50))[1];
 }
 
 /** A web server with one page. */

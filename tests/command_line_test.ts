@@ -181,10 +181,10 @@ each(SCRIPTS, "tells its options and defaults in 24 lines", async (script) => {
   assertMatch(out, RegExp(`\nexamples?:\\s+${name} `));
   const lines = out.trimEnd().split("\n");
   for (const [option, value] of Object.entries(options)) {
-    const named = RegExp(`(^|[ ,])${option}(?![\\w-])`);
+    const named = RegExp(`(^|[ ,(])${option}(?![\\w-])`);
     const line = lines.find((line) => named.test(line));
     assert(line, `${option} is not in the help`);
-    if (value) assertMatch(line, RegExp(`\\(${value}[,;:)]`), option);
+    if (value) assertMatch(line, RegExp(`[( ]${value}[,;:)]`), option);
   }
   assert(lines.length <= 24, `${lines.length} lines`);
   for (const line of lines) assert(line.length <= 80, line);

@@ -62,11 +62,15 @@ function starter(
     new Running(DENO, [...run, `${name}.ts`, ...args], options);
 }
 
-async function finished(running: Running, input = ""): Promise<Finished> {
+async function finished(
+  running: Running,
+  input = "",
+  seconds = 10,
+): Promise<Finished> {
   await using process = running;
   // Where it has ended already, what it said tells why.
   if (input) await process.type(input).catch(() => {});
-  return await process.finish();
+  return await process.finish(seconds);
 }
 
 async function serving(server: Running): Promise<string> {
@@ -203,14 +207,14 @@ test("a copied script says which file -v needs, and works with it", async () => 
 
 test("copies type-check in a folder with nothing else", async () => {
   const copies = NAMES.map((name) => `${name}.ts`);
-  for (const traces of [[], ["trace.ts"]]) {
+  await Promise.all([[], ["trace.ts"]].map(async (traces) => {
     const cwd = await copy(...copies, "utils.ts", ...traces);
     const flags = ["check", "--quiet", ...MAPPED, "--unstable-net"];
     const options = { cwd, env: { NO_COLOR: "1" } };
     const checking = new Running(DENO, [...flags, ...copies], options);
-    const { code, stderr } = await finished(checking);
+    const { code, stderr } = await finished(checking, "", 50);
     assertEquals([code, stderr], [0, ""], traces.join());
-  }
+  }));
 });
 
 test("a copied script runs with deno.json and mirror/ beside it", async () => {
@@ -435,7 +439,7 @@ test("a protocol function is a program with ten more lines", async () => {
   const check = ["check", "--quiet", "--no-config", "--unstable-net"];
   const options = { cwd: into, env: { NO_COLOR: "1" } };
   const checking = new Running(DENO, [...check, ...files], options);
-  const { code, stderr } = await finished(checking);
+  const { code, stderr } = await finished(checking, "", 50);
   assertEquals([code, stderr], [0, ""]);
   await Promise.all(LESSONS.map((each) => {
     const flags = ["--allow-net", "--no-config", ...unstable(each.script)];

@@ -404,7 +404,7 @@ test("round trips are summed up as ping does it", () => {
   );
   const some = trips(7, 1, 1, 1, 1, 1);
   Object.assign(some.odd, { duplicate: 2, late: 1 });
-  const line = "7 sent, 5 received, 28.6% loss, 2 duplicate, 1 late\n";
+  const line = "7 sent, 5 received, 28.6% loss, 2 duplicate, 1 late";
   assertStringIncludes(`${some}`, line);
   const long = trips(1e6, ...Array(1000).fill(1000));
   assertStringIncludes(`${long}`, "= 1000.00/1000.00/1000.00/0.00 ms");

@@ -188,7 +188,7 @@ test("a copied script needs utils.ts only, where JSR is reached", async () => {
   }));
 });
 
-test("a copied script says which file -v needs, and works with it", async () => {
+test("a copied script says which file -v needs", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const cwd = await copy(`${name}.ts`, "utils.ts");
     const start = starter(name, ["-A", ...MAPPED], { cwd });
@@ -271,7 +271,7 @@ test("each script runs from a URL", async () => {
   }));
 });
 
-test("each script installs as a command, with its first line's rights", async () => {
+test("each script installs with the rights of its first line", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const [first] = (await read(`${name}.ts`)).split("\n");
     const flags = first.split(" ").filter((word) => word.startsWith("--"));
@@ -287,14 +287,14 @@ test("each script installs as a command, with its first line's rights", async ()
   }));
 });
 
-test("deno.json grants each script what it needs by `deno run -P`", async () => {
+test("deno run -P grants each script what it needs", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const { stderr } = await works(name, starter(name, ["-P"], { cwd: ROOT }));
     assertMatch(stderr, /< \d+ bytes "/);
   }));
 });
 
-test("-P lets no script touch a file, -P=files the one it is told", async () => {
+test("-P lets no script touch a file, -P=files one", async () => {
   await using server = webServer();
   const url = `http://127.0.0.1:${server.addr.port}/`;
   const get = async (set: string, file: string) => {

@@ -166,15 +166,15 @@ test("the client's own pauses and slow output are no silence", async () => {
   await using server = echoing();
   const input = async function* () {
     const long = "x".repeat(40_000) + "\n"; // sent one by one
-    for (const line of ["a\n", "b\n", long, long]) {
-      yield bytes(line);
-      if (line !== long) await delay(150);
-    }
+    yield bytes("a\n");
+    await delay(600);
+    yield bytes(long);
+    yield bytes(long);
   };
-  const slow = () => delay(150);
-  const options = { timeout: 100, slow };
+  const slow = () => delay(600);
+  const options = { timeout: 400, slow };
   const { error, back } = await talking(server, input(), options);
-  assertEquals([error, back.length], [undefined, 80_006]);
+  assertEquals([error, back.length], [undefined, 80_004]);
 });
 
 test("the client reads on only as answers come back", async () => {
@@ -549,35 +549,27 @@ test("echo_udp says to whom it cannot send, and why: 56", {
   }
 });
 
-for (const [option, address] of [["-4", "127.0.0.1"], ["-6", "::1"]]) {
-  test(`echo_udp ${option} asks localhost at ${address}, no other family`, {
-    ignore: NO_IPV6,
-  }, async () => {
-    await using server = echoing(address);
-    const args = [option, "localhost", `${server.port}`, "-c", "1"];
-    const { value, out } = await captured(() => main(args));
-    assertEquals(value, 0);
-    assertStringIncludes(out, `64 bytes from ${server.at}: seq=1 `);
-    const other = option === "-4" ? "::1" : "127.0.0.1";
-    const refused = await captured(() => main([option, other, "-c", "1"]));
-    assertEquals([refused.value, refused.out], [2, ""]);
-  });
-}
-
-test("echo_udp asks a name that has both families over IPv4", {
-  ignore: noNamespaces(),
+test("echo_udp asks a name over IPv4, over IPv6 with -6", {
+  ignore: noNamespaces() || NO_IPV6,
 }, async () => {
   const hosts = "printf '::1 both\\n127.0.0.1 both\\n' >/tmp/hosts";
   const mount = `mount -t tmpfs tmpfs /tmp && ${hosts}`;
   const bind = "mount --bind /tmp/hosts /etc/hosts";
   const commands = `ip link set lo up && ${mount} && ${bind}`;
   await using net = await Namespace.make(commands);
-  await using server = net.script("echo_udp", "--host", "127.0.0.1");
+  await using server = net.script("echo_udp");
   await server.until(/listening on/);
-  await using client = net.script("echo_udp", "both", "-c", "1");
-  const { code, stdout } = await client.finish();
-  assertEquals(code, 0);
-  assertStringIncludes(stdout, "64 bytes from 127.0.0.1:7777: seq=1 ");
+  const families = { "-4": "127.0.0.1", "-6": "[::1]" };
+  for (const [option, address] of Object.entries(families)) {
+    const more = option === "-6" ? ["-6"] : [];
+    await using client = net.script("echo_udp", "both", "-c", "1", ...more);
+    const { code, stdout } = await client.finish();
+    assertEquals(code, 0);
+    assertStringIncludes(stdout, `64 bytes from ${address}:7777: seq=1 `);
+    const other = option === "-4" ? "::1" : "127.0.0.1";
+    const refused = await captured(() => main([option, other, "-c", "1"]));
+    assertEquals([refused.value, refused.out], [2, ""]);
+  }
 });
 
 for (const host of ["[::ffff:127.0.0.1]", "0.0.0.0", "[::]"]) {

@@ -267,7 +267,8 @@ class TracedDatagrams implements Datagrams {
     const [bytes, from] = await this.socket.receive(buffer);
     const who = this.#name(from);
     if (this.server && who) {
-      this.trace.event(`ignored ${counted(bytes.length, "byte")} from ${who}`);
+      const size = counted(bytes.length, "byte");
+      this.trace.event(`ignored ${size} from ${who.trim()}`);
     } else this.trace.data("<", bytes, who, "-)");
     return [bytes, from];
   }

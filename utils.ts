@@ -193,12 +193,15 @@ export function parsePort(text: string): number {
   throw new Failure(2, `"${text}" is not a port`);
 }
 
+const MAPPED = /^::ffff:(?=\d+\.)/i; // an IPv4 address, as IPv6 has it
+
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...ports] = given._.map(String);
   const pattern = /^(?:\[(.*)\]|([^:]*))(?::([^:]*))?$/;
   const [, ipv6, name, port] = text.match(pattern) ?? [];
-  const host = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
+  const word = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
+  const host = word.replace(MAPPED, "");
   const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
   const isHost = url && !/^\d*$|[/?#@\\\]\s]/.test(host); // 5 is not 0.0.0.5
   if (!isHost) throw new Failure(2, `"${text}" is not a host`);
@@ -214,7 +217,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
 export function formatAddress(at: { hostname: string; port: number }): string {
-  const hostname = at.hostname.replace(/^::ffff:(?=\d+\.)/i, "");
+  const hostname = at.hostname.replace(MAPPED, "");
   return hostname.includes(":")
     ? `[${hostname}]:${at.port}`
     : `${hostname}:${at.port}`;

@@ -1026,8 +1026,7 @@ async function client(
   trace?: Trace,
 ): Promise<void> {
   const { cacert, output: path = "-", silent } = options;
-  const late = aborted(signal);
-  const unless = <T>(work: Promise<T>) => Promise.race([work, late]);
+  const unless = <T>(work: Promise<T>) => Promise.race([work, aborted(signal)]);
   // Deno trusts its own list of authorities only, unless it is told before.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });

@@ -33,9 +33,11 @@ async function judge(
 ): Promise<void> {
   const judging = examine(program);
   const bounded = async () => {
-    await within(Promise.race([program.ready.promise, judging]), 5000);
-    const done = await within(judging.then(() => true), 5000);
-    if (!done) throw new Fault("", "the case did not end within 5 s");
+    const ready = Promise.race([program.ready.promise, judging]);
+    const isReady = await within(ready.then(() => true), 5000);
+    if (!isReady) throw new Fault("", "nothing for 5 s", "it listens, or asks");
+    const isDone = await within(judging.then(() => true), 5000);
+    if (!isDone) throw new Fault("", "the case did not end within 5 s");
   };
   await Promise.race([bounded(), aborted(signal)]);
 }

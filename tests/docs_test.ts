@@ -86,6 +86,27 @@ function drawing({ lines }: Block): string | undefined {
 const SCRIPTS = ["daytime", "http_get", "echo_tcp", "echo_udp"];
 const ignore = noTerminals();
 
+/** Plays the blocks of a page, one after the other. */
+async function playAll(workshop: Workshop, played: Block[]): Promise<void> {
+  let drawer: Block | undefined;
+  for (const block of played) {
+    if (block.kind === "console") {
+      await play(workshop, block);
+      if (drawing(block)) drawer = block;
+      continue;
+    }
+    assert(drawer, `${block.at}: no command before it draws`);
+    await workshop.terminal(drawer.terminal).prompt(block.at);
+    const file = `${workshop.folder}/${drawing(drawer)}`;
+    const text = Deno.readTextFileSync(file);
+    const [, mermaid] = text.match(/^```mermaid\n([^]*?)\n```$/m) ?? [];
+    assertPrints(mermaid, block.lines.join("\n"), block.at);
+  }
+  for (const [name, terminal] of workshop.terminals) {
+    await terminal.prompt(`the end, in terminal ${name}`);
+  }
+}
+
 for (const page of PAGES) {
   const played = blocks(page).filter(({ kind }) =>
     kind === "console" || kind === "mermaid"
@@ -94,23 +115,10 @@ for (const page of PAGES) {
   test(`${page}: the screen shows what it shows`, { ignore }, async () => {
     await using workshop = new Workshop();
     await workshop.prepare(SCRIPTS.map((name) => `${name}.ts`));
-    let drawer: Block | undefined;
-    for (const block of played) {
-      if (block.kind === "console") {
-        await play(workshop, block);
-        if (drawing(block)) drawer = block;
-        continue;
-      }
-      assert(drawer, `${block.at}: no command before it draws`);
-      await workshop.terminal(drawer.terminal).prompt(block.at);
-      const file = `${workshop.folder}/${drawing(drawer)}`;
-      const text = Deno.readTextFileSync(file);
-      const [, mermaid] = text.match(/^```mermaid\n([^]*?)\n```$/m) ?? [];
-      assertPrints(mermaid, block.lines.join("\n"), block.at);
-    }
-    for (const [name, terminal] of workshop.terminals) {
-      await terminal.prompt(`the end, in terminal ${name}`);
-    }
+    await playAll(workshop, played).catch((error) => {
+      error.message += `\n----- terminal ${workshop.screens}`;
+      throw error;
+    });
   });
 }
 

@@ -135,12 +135,12 @@ function readTime({ day, month, year, clock, zone }: Groups): string | null {
   return new Date(`${date} ${clock} ${zone}`).toISOString();
 }
 
-/** An answer, from whom it is, and its times by `performance.now()`. */
+/** An answer, its sender, and when it was asked for (performance.now). */
 export interface Exchange {
   bytes: Uint8Array;
   from: Deno.NetAddr;
   asked: number;
-  answered: number; // when its first byte was there
+  answered: number; // when its first byte arrived
 }
 
 async function askTcp(target: Target): Promise<Exchange> {
@@ -186,9 +186,9 @@ async function askUdp(target: Target, wait: number): Promise<Exchange> {
 
 async function findServer(target: Target): Promise<Deno.NetAddr> {
   const addresses = await resolve(target);
-  // Where nobody listens is silence, so no other address is tried: IPv4 then.
+  // A closed UDP port is silent: only one address is tried, IPv4 first.
   let hostname = addresses.find((each) => !each.includes(":")) ?? addresses[0];
-  // Both mean this machine. Its answers come from another address.
+  // These mean this machine, which answers from one of its own addresses.
   if (hostname === "0.0.0.0") hostname = "127.0.0.1";
   if (hostname === "::") hostname = "::1";
   return { transport: "udp", hostname, port: target.port };
@@ -298,9 +298,9 @@ function since(started: number): string {
 
 /** Whether two servers could answer each other for ever (CVE-2024-2169). */
 function isSuspect({ hostname, port }: Deno.NetAddr, ownPort: number): boolean {
-  const isMany = /^(22[4-9]|23\d)\.|^ff..:|^255(\.255){3}$/;
+  const many = /^(22[4-9]|23\d)\.|^ff..:|^255(\.255){3}$/;
   return port < 1024 || [1313, 7777, ownPort].includes(port) ||
-    isMany.test(hostname.replace(/^::ffff:/, ""));
+    many.test(hostname.replace(/^::ffff:/, ""));
 }
 
 /** Answers datagrams until the socket is closed. */
@@ -341,7 +341,7 @@ export interface ServeOptions {
   trace?: Trace;
 }
 
-/** Tells everyone the time until the signal aborts. Returns to how many. */
+/** Serves until the signal aborts. Returns how many were answered. */
 export async function serve(
   { listener, socket, signal, log = () => {}, trace }: ServeOptions,
 ): Promise<{ connections: number; datagrams: number }> {

@@ -60,7 +60,9 @@ class Session {
     try {
       this.conn.setNoDelay(true); // answers do not wait for more to send
       this.conn.setKeepAlive(true); // probes notice a peer that vanished
-      return echo(trace ? trace.serve(this) : this);
+      if (!trace) return echo(this);
+      const stream = trace.serve(this);
+      return echo(stream).finally(() => stream.close());
     } catch (error) { // the client is gone already
       return Promise.reject(error);
     }
@@ -222,6 +224,7 @@ async function send({ conn, input }: TalkOptions, exchange: Exchange) {
     exchange.owed += bytes.length;
     await writeAll(conn, bytes);
   }
+  if (exchange.owed <= 0) exchange.since = performance.now();
   exchange.isSent = true;
   await conn.closeWrite();
 }

@@ -53,10 +53,15 @@ export function hexdump(bytes: Uint8Array): string[] {
 
 /** A Mermaid sequence diagram. Of too many events, it keeps the first. */
 export class Diagram {
-  #names: string[] = [];
+  #names: string[];
   #events: string[] = [];
   #size = 0;
   #dropped = 0;
+
+  /** `name` is that of the first participant, the client. */
+  constructor(name: string) {
+    this.#names = [name];
+  }
 
   /** Draws an arrow from one participant to another. */
   arrow(from: string, arrow: string, to: string, text: string): void {
@@ -115,14 +120,16 @@ export class Trace {
   #started = performance.now();
   #isDumb = Deno.permissions.querySync(TERM).state === "granted" &&
     Deno.env.get("TERM") === "dumb"; // a terminal without colors
-  #diagram = new Diagram();
+  #diagram: Diagram;
 
   /** `level` is how many `-v` there were; `file` is where the diagram goes. */
   constructor(
     readonly name: string,
     readonly level: number,
     readonly file?: string,
-  ) {}
+  ) {
+    this.#diagram = new Diagram(name);
+  }
 
   /** Something in a socket's life: a line, and a note in the diagram. */
   event(text: string): void {

@@ -49,6 +49,10 @@ export function timeLimit(ms: number, signal: AbortSignal): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(ms)]);
 }
 
+function isTimeout({ reason }: AbortSignal): boolean {
+  return reason instanceof DOMException && reason.name === "TimeoutError";
+}
+
 /** Counts things in words: `1 byte`, `2 bytes`. */
 export function counted(count: number, thing: string): string {
   return `${count} ${thing}${count === 1 ? "" : "s"}`;
@@ -195,7 +199,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [, ipv6, name, port] = text.match(pattern) ?? [];
   const host = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
   const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
-  const isHost = url && !/^\d+$|[/?#@\s]/.test(host); // 5 is not 0.0.0.5
+  const isHost = url && !/^\d*$|[/?#@\\\]\s]/.test(host); // 5 is not 0.0.0.5
   if (!isHost) throw new Failure(2, `"${text}" is not a host`);
   if (port !== undefined) ports.unshift(port);
   if (ports.length > 1) throw new Failure(2, `too many words: "${ports[1]}"`);
@@ -241,7 +245,8 @@ export async function resolve(target: Target): Promise<string[]> {
     return addresses;
   } catch (error) {
     const late = `cannot resolve ${hostname}: no answer in time`;
-    if (signal.aborted) throw new Failure(28, late, error);
+    if (isTimeout(signal)) throw new Failure(28, late, error);
+    signal.throwIfAborted();
     const why: Record<string, string> = {
       ENOTFOUND: family ? `no IPv${family} address` : "no such name",
       EAI_AGAIN: "no name server answers",
@@ -263,12 +268,13 @@ export async function connect(target: Target): Promise<Deno.TcpConn> {
     trace?.connected(formatAddress(conn.remoteAddr));
     return conn;
   } catch (error) {
-    const why = signal.aborted ? "no answer in time" : reason(error);
-    if (error instanceof Deno.errors.ConnectionRefused) {
-      trace?.refused(formatAddress(at));
-    }
-    const message = `cannot connect to ${formatAddress(at)}: ${why}`;
-    throw new Failure(signal.aborted ? 28 : 7, message, error);
+    const where = `cannot connect to ${formatAddress(at)}`;
+    const late = `${where}: no answer in time`;
+    if (isTimeout(signal)) throw new Failure(28, late, error);
+    signal.throwIfAborted();
+    const isRefused = error instanceof Deno.errors.ConnectionRefused;
+    if (isRefused) trace?.refused(formatAddress(at));
+    throw new Failure(7, `${where}: ${reason(error)}`, error);
   }
 }
 
@@ -300,7 +306,7 @@ export function listen<Socket>(
     } else if (!host && !(error instanceof NotCapable)) {
       return listen(open, port, "0.0.0.0"); // a system without IPv6
     }
-    throw new Failure(1, why, error);
+    throw new Failure(why.includes("invalid host") ? 2 : 1, why, error);
   }
 }
 

@@ -4,6 +4,7 @@ import {
   assertEquals,
   assertMatch,
   assertNotMatch,
+  assertRejects,
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
 import { bytes, captured, type Handler, LINUX, missing } from "./helpers.ts";
@@ -53,7 +54,10 @@ const ECHO = {
   servers: ["--host=::1", "--port=1", "--quiet"],
   clients: ["--count=1", "--size=1", "--interval=1", "--timeout=1", "--json"],
   bad: [
-    ...[[["-w", "soon"], "soon"], [["-c", "1.5"], "1.5"], [["-i", ""], "i"]],
+    ...[[["-w", "soon"], "soon"], [["-c", "1.5"], "1.5"], [
+      ["-i", ""],
+      "interval",
+    ]],
     ...[[["-c", "0"], '"0"'], [["word"], "word"], [["-s", "many"], "many"]],
   ] as [string[], string][],
 };
@@ -82,7 +86,7 @@ const SCRIPTS: Script[] = [{
   serve: ["--serve"],
   servers: ["--host=::1", "--port=1", "--quiet"],
   clients: ["--udp", "--timeout=1", "--json"],
-  bad: [[["-w", "soon"], "soon"], [["word"], "word"], [["-w", ""], "w"]],
+  bad: [[["-w", "soon"], "soon"], [["word"], "word"], [["-w", ""], "timeout"]],
 }, {
   name: "http_get",
   transport: "tcp",
@@ -98,7 +102,7 @@ const SCRIPTS: Script[] = [{
   servers: [],
   clients: [],
   bad: [
-    ...[[["-m", "soon"], "soon"], [["word"], "word"], [["-o", ""], "o"]],
+    ...[[["-m", "soon"], "soon"], [["word"], "word"], [["-o", ""], "output"]],
     ...[[["--max-redirs", "all"], "all"], [["-H", "no colon"], "no colon"]],
   ] as [string[], string][],
 }];
@@ -248,7 +252,7 @@ each(SCRIPTS, "refuses a host of digits alone, and no port", async (script) => {
 });
 
 each(SERVERS, "refuses for a server what is a client's", async (script) => {
-  const own = [...script.clients, "--diagram=x.md", "-4", "-6"];
+  const own = [...script.clients, "--diagram=/no/folder", "-4", "-6"];
   const family: Record<string, string> = { "-4": "4", "-6": "6" };
   const cases: [string[], string][] = [
     ...own.map((option) =>
@@ -263,12 +267,20 @@ each(SERVERS, "refuses for a server what is a client's", async (script) => {
   ];
   for (const [args, offender] of cases) {
     const words = [...script.serve!, ...args];
-    // daytime with --udp and --serve serves both anyway
     const { status, out, err } = await command(script, ...words);
     assertEquals([status, out], [2, ""], `${args.join(" ")}: ${err}`);
     assertOneLine(script, err);
     assertStringIncludes(err, offender);
   }
+});
+
+each(SCRIPTS, "draws nothing of a bad command line", async (script) => {
+  await using folder = await temporary();
+  const file = `${folder.path}/drawing.md`;
+  const words = script.ask("5", 7);
+  const { status } = await command(script, ...words, "--diagram", file);
+  assert(status === 2 || status === 3, `${status}`);
+  await assertRejects(() => Deno.stat(file), Deno.errors.NotFound);
 });
 
 // Failures of the network, and their exit statuses
@@ -301,7 +313,7 @@ each(SCRIPTS, "keeps an address to its family", async (script) => {
   }
 });
 
-/** A name server that knows no name at all. */
+/** A name server that knows no name, and does not answer for one of them. */
 const NAME_SERVER = `
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -309,7 +321,7 @@ s.bind(("127.0.0.1", 53))
 print("listening", flush=True)
 while True:
     query, who = s.recvfrom(512)
-    s.sendto(query[:2] + b"\\x81\\x83" + query[4:6] + b"\\0" * 6 + query[12:], who)
+    if b"silent" not in query: s.sendto(query[:2] + b"\\x81\\x83" + query[4:6] + b"\\0" * 6 + query[12:], who)
 `;
 
 /** A network with a name server, which answers or not. */
@@ -325,23 +337,24 @@ each(
   "tells an unknown name from a silent name server",
   async (script) => {
     await using here = await names();
-    const ask = async () => {
-      const words = script.ask("nosuch.example", 7, 8);
+    const ask = async (host: string, seconds: number) => {
+      const words = script.ask(host, 7, seconds);
       await using client = here.script(script.name, ...words);
       const { code, stderr } = await client.finish();
       assertOneLine(script, stderr);
       return { code, stderr };
     };
-    const none = await ask();
-    assert(none.code === 6 || none.code === 28, none.stderr);
+    const none = await ask("nosuch.example", 8);
+    assertEquals(none.code, 6);
     assertMatch(none.stderr, /name server/);
     await using server = here.start("python3", "-c", NAME_SERVER);
     await server.until(/listening/);
-    const unknown = `cannot resolve nosuch.example: no such name\n`;
-    assertEquals(await ask(), {
-      code: 6,
-      stderr: `${script.name}: ${unknown}`,
-    });
+    const message = "cannot resolve nosuch.example: no such name";
+    const stderr = `${script.name}: ${message}\n`;
+    assertEquals(await ask("nosuch.example", 8), { code: 6, stderr });
+    const silent = await ask("silent.example", 1);
+    assert(silent.code === 6 || silent.code === 28, silent.stderr);
+    assertMatch(silent.stderr, /name server|silent\.example/);
   },
   noNamespaces() || missing("python3"),
 );
@@ -394,7 +407,7 @@ each(SCRIPTS, "draws also when the exchange fails", async (script) => {
   const { status } = await command(script, ...words, "--diagram", file);
   assertEquals(status, 28);
   const drawing = await Deno.readTextFile(file);
-  assertMatch(drawing, /\bno answer\b[^]*\n```\n$/);
+  assertMatch(drawing, /\bno (complete )?answer\b[^]*\n```\n$/);
 });
 
 each(SCRIPTS, "says 23 when its drawing cannot be written", async (script) => {
@@ -445,7 +458,8 @@ each(
       server.kill(signal);
       const { code, stdout, stderr } = await server.finish();
       assertEquals([code, stderr], [0, ""]);
-      const peer = /^127\.0\.0\.1:\d+ .*\b\d+ bytes.* in \d+\.\d{3} s/gm;
+      const peer =
+        /^(tcp |udp )?127\.0\.0\.1:\d+ .*\b\d+ bytes.* in \d+\.\d{3} s/gm;
       assertEquals(stdout.match(peer)?.length, 1, stdout);
       const near = stdout.match(/^from the local network: .*$/m)?.[0] ?? "";
       if (near) assertMatch(near, RegExp(`//[\\d.]+:${port}$`));

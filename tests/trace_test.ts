@@ -69,6 +69,13 @@ test("echo_tcp -v shows what a server sees, a reset too", async () => {
   await server.until(/\* \S+ reset by the peer\n/, "stderr");
 });
 
+test("echo_tcp -v says when a connection timed out", async () => {
+  const words = ["-v", "--idle-timeout", "0.2"];
+  await using server = await serve("echo_tcp", words);
+  using _conn = await Deno.connect({ port: server.port });
+  await server.until(/\* \S+ [^\n]*timed out\n/, "stderr");
+});
+
 test("no line of a trace is wider than 80 columns", async () => {
   const trace = new Trace("echo_tcp", 1);
   const peer = "[2001:db8:1111:2222:3333:4444:5555:6666%eth0]:65535 ";
@@ -497,14 +504,23 @@ const SCENES: Record<string, (draw: Draw) => Promise<void>> = {
 
 const noBrowser = missing("chromium");
 
+test("a drawing names the client where there was no exchange", async () => {
+  await using folder = await temporary();
+  const file = `${folder.path}/drawing.md`;
+  const { code } = await run("echo_tcp", ["a..test", "--diagram", file]);
+  assertEquals(code, 6);
+  const participant = "participant p1 as echo_tcp\n";
+  assertStringIncludes(await Deno.readTextFile(file), participant);
+});
+
 test(
   "Mermaid draws what --diagram writes",
   { ignore: noBrowser },
   async (t) => {
     await using folder = await temporary();
     await using browser = new Browser(await mermaid());
-    const file = `${folder.path}/drawing.md`;
     const draw: Draw = async (name, args, input = "") => {
+      const file = `${folder.path}/${crypto.randomUUID()}.md`;
       const words = [...args, "--diagram", file];
       const { code, stderr } = await run(name, words, input);
       const text = await Deno.readTextFile(file);

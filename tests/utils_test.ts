@@ -198,12 +198,10 @@ test("numbers and seconds keep to their range, and say which", () => {
     assertStringIncludes(message, `"${size}"`);
   }
   assertEquals(parseSeconds({}, "wait", 5), 5000);
-  assertEquals(
-    ["1.5", ".5", "0"].map((wait) => parseSeconds({ wait }, "wait")),
-    [
-      ...[1500, 500, 0],
-    ],
+  const waits = ["1.5", ".5", "0"].map((wait) =>
+    parseSeconds({ wait }, "wait")
   );
+  assertEquals(waits, [1500, 500, 0]);
   for (const wait of ["-1", "1s", "1e9", "Infinity", "1000001", "."]) {
     const [status, message] = failure(() => parseSeconds({ wait }, "wait"));
     assertEquals(status, 2);
@@ -293,7 +291,7 @@ test("looking up ends when the signal aborts", async () => {
   const at = { hostname: "localhost", port: 1, signal: stop.signal };
   const looking = resolve(at);
   stop.abort(new Failure(130, ""));
-  assertEquals((await failureOf(looking))[0], 130);
+  await assertRejects(() => soon(looking, "the end of a lookup"), Failure);
 });
 
 test("connecting says 7 when refused, 6 when there is no such name", async () => {
@@ -398,15 +396,15 @@ function trips(sent: number, ...times: number[]): RoundTrips {
 
 test("round trips are summed up as ping does it", () => {
   const none = trips(5);
-  assertEquals(`${none}`, "5 sent, 0 received, 100% loss\n");
+  assertEquals(`${none}`, "5 sent, 0 received, 100% loss");
   assertEquals(
     `${trips(5, 3, 1, 2, 5, 4)}`,
     "5 sent, 5 received, 0% loss\n" +
-      "min/avg/max/mdev = 1.00/3.00/5.00/1.41 ms\n",
+      "min/avg/max/mdev = 1.00/3.00/5.00/1.41 ms",
   );
   const some = trips(7, 1, 1, 1, 1, 1);
   Object.assign(some.odd, { duplicate: 2, late: 1 });
-  const line = "7 sent, 5 received, 28.6% loss, 2 duplicate, 1 late\n";
+  const line = "7 sent, 5 received, 28.6% loss, 2 duplicate, 1 late";
   assertStringIncludes(`${some}`, line);
   const long = trips(1e6, ...Array(1000).fill(1000));
   assertStringIncludes(`${long}`, "= 1000.00/1000.00/1000.00/0.00 ms");
@@ -421,7 +419,7 @@ test("a loss is never shown as none, or as all, where it is not", () => {
 test("percentiles are of 20 round trips and more", () => {
   const hundred = Array.from({ length: 100 }, (_, i) => 100 - i);
   const text = `${trips(100, ...hundred)}`;
-  assertMatch(text, /\np50\/p90\/p99 = 50\.00\/90\.00\/99\.00 ms\n$/);
+  assertMatch(text, /\np50\/p90\/p99 = 50\.00\/90\.00\/99\.00 ms$/);
   assert(!`${trips(19, ...hundred.slice(81))}`.includes("p50"));
   const { p50Ms, p90Ms, p99Ms } = trips(100, ...hundred).toJSON();
   assertEquals([p50Ms, p90Ms, p99Ms], [50, 90, 99]);
@@ -432,7 +430,7 @@ test("no round trip at all has a summary in JSON that is JSON", () => {
   assertEquals([sent, received, lossPercent], [2, 0, 100]);
   const unsent = JSON.parse(JSON.stringify(new RoundTrips()));
   assertEquals([unsent.sent, typeof unsent.lossPercent], [0, "number"]);
-  assertMatch(`${new RoundTrips()}`, /^0 sent, 0 received, \d+% loss\n$/);
+  assertMatch(`${new RoundTrips()}`, /^0 sent, 0 received, \d+% loss$/);
 });
 
 // Running
@@ -456,7 +454,7 @@ test("what a network can cause is one line and an exit status", async () => {
     [new Failure(18, "a\n\x1b[2Jb"), 18, "tool: a\\n\\x1b[2Jb\n"],
     [new Failure(23, ""), 23, ""],
     [new Error("Odd (os error 5)"), 1, "tool: odd\n"],
-    [reset, 1, "tool: connection reset\n"],
+    [reset, 56, "tool: connection reset\n"],
   ];
   for (const [error, status, line] of cases) {
     assertEquals(await outcome(error), [status, line]);

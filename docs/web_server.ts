@@ -1,34 +1,70 @@
-// A web server to ask: each answer byte for byte, each with another way to say where its body ends. See http_get.md.
-const page = Array.from(
-  { length: 100 },
-  (_, i) => `This is line ${i + 1} of 100.\n`,
-).join("");
+/**
+ * A web server to ask: each answer byte for byte, each with another way to say
+ * where its body ends. See http_get.md.
+ *
+ *     deno run -A docs/web_server.ts [--port 8080]
+ *
+ * @module
+ */
+import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import { accept, Failure, listen, parsePort } from "../utils.ts";
+import { reason, writeAll } from "../utils.ts";
+
+const lines = Array.from({ length: 100 }, (_, i) => `This is line ${i + 1}`);
+const page = lines.map((line) => `${line} of 100.\n`).join("");
 const answers: Record<string, string> = {
   "/": `HTTP/1.1 200 OK\r\nContent-Length: ${page.length}\r\n\r\n${page}`,
-  "/chunked":
-    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nHello, \r\n7\r\nworld!\n\r\n0\r\n\r\n",
-  "/close":
-    "HTTP/1.0 200 OK\r\n\r\nHere the end of the connection is the end of the page.\n",
-  "/moved":
-    "HTTP/1.1 301 Moved Permanently\r\nLocation: /chunked\r\nContent-Length: 0\r\n\r\n",
+  "/chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" +
+    "7\r\nHello, \r\n7\r\nworld!\n\r\n0\r\n\r\n",
+  "/close": "HTTP/1.0 200 OK\r\n\r\n" +
+    "The end of the connection is the end of this page.\n",
+  "/moved": "HTTP/1.1 301 Moved Permanently\r\n" +
+    "Location: /chunked\r\nContent-Length: 0\r\n\r\n",
 };
+const missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+const foreign = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" +
+  "This is not HTTP. Was it TLS? There is no https here.\n";
 
-async function serve(conn: Deno.Conn) {
+/** Serves a connection: request after request, until one asks for the end. */
+async function serve(conn: Deno.Conn): Promise<void> {
+  const send = (text: string) => writeAll(conn, new TextEncoder().encode(text));
   let request = "";
   for await (const text of conn.readable.pipeThrough(new TextDecoderStream())) {
     request += text;
+    if (!/^[A-Z]/.test(request)) return await send(foreign);
     if (!request.includes("\r\n\r\n")) continue;
-    const path = request.split(" ")[1];
-    await conn.write(
-      new TextEncoder().encode(
-        answers[path] ?? "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-      ),
-    );
-    if (path === "/close" || /^connection: close/im.test(request)) return; // else the next request may follow
-    request = "";
+    const [method, path] = request.split(" ");
+    const answer = answers[path] ?? missing;
+    const [head] = answer.split("\r\n\r\n");
+    await send(method === "HEAD" ? `${head}\r\n\r\n` : answer);
+    if (path === "/close" || /^connection: close/im.test(request)) return;
+    request = ""; // the next one may follow
   }
 }
 
-const listener = Deno.listen({ hostname: "::", port: 8080 });
-console.log("listening on http://localhost:8080");
-for await (const conn of listener) serve(conn).catch(console.error);
+function refuseOther(arg: string): never {
+  throw new Failure(2, `cannot use ${arg}: there is only --port PORT`);
+}
+
+function open(args: string[]): Deno.TcpListener {
+  try {
+    const { port } = parseArgs(args, {
+      string: ["port"],
+      unknown: refuseOther,
+    });
+    return listen((at) => Deno.listen(at), parsePort(port ?? "8080"));
+  } catch (error) {
+    console.error(`web_server: ${reason(error)}`);
+    Deno.exit(error instanceof Failure ? error.status : 1);
+  }
+}
+
+if (import.meta.main) {
+  const listener = open(Deno.args);
+  console.log(`listening on http://localhost:${listener.addr.port}`);
+  for (;;) {
+    const conn = await accept(listener, console.error);
+    if (!conn) break;
+    serve(conn).catch((error) => console.error(reason(error)));
+  }
+}

@@ -11,7 +11,7 @@
  * block is what the last `--diagram FILE` wrote. ```ts FILE is an excerpt.
  */
 import { assert, assertEquals } from "jsr:@std/assert@^1";
-import { ROOT, test } from "./helpers.ts";
+import { ROOT, Running, test } from "./helpers.ts";
 import { assertPrints, noTerminals, Workshop } from "./terminals.ts";
 
 const DOCS = [...Deno.readDirSync(new URL("docs/", ROOT))]
@@ -86,6 +86,39 @@ function drawing({ lines }: Block): string | undefined {
 const SCRIPTS = ["daytime", "http_get", "echo_tcp", "echo_udp"];
 const ignore = noTerminals();
 
+/** Whether a page other than this one shows the same drawing. */
+function isDrawn({ lines }: Block, own: string): boolean {
+  const all = PAGES.filter((page) => page !== own).flatMap(blocks);
+  return all.some((block) =>
+    block.kind === "mermaid" && block.lines.join() === lines.join()
+  );
+}
+
+/** Plays the blocks of a page, one after the other. */
+async function playAll(workshop: Workshop, played: Block[]): Promise<void> {
+  let drawer: Block | undefined;
+  for (const block of played) {
+    if (block.kind === "console") {
+      await play(workshop, block);
+      if (drawing(block)) drawer = block;
+      continue;
+    }
+    if (!drawer) { // a drawing of another page, where a command draws it
+      const [own] = block.at.split(":");
+      assert(isDrawn(block, own), `${block.at}: no command before it draws`);
+      continue;
+    }
+    await workshop.terminal(drawer.terminal).prompt(block.at);
+    const file = `${workshop.folder}/${drawing(drawer)}`;
+    const text = Deno.readTextFileSync(file);
+    const [, mermaid] = text.match(/^```mermaid\n([^]*?)\n```$/m) ?? [];
+    assertPrints(mermaid, block.lines.join("\n"), block.at);
+  }
+  for (const [name, terminal] of workshop.terminals) {
+    await terminal.prompt(`the end, in terminal ${name}`);
+  }
+}
+
 for (const page of PAGES) {
   const played = blocks(page).filter(({ kind }) =>
     kind === "console" || kind === "mermaid"
@@ -94,24 +127,70 @@ for (const page of PAGES) {
   test(`${page}: the screen shows what it shows`, { ignore }, async () => {
     await using workshop = new Workshop();
     await workshop.prepare(SCRIPTS.map((name) => `${name}.ts`));
-    let drawer: Block | undefined;
-    for (const block of played) {
-      if (block.kind === "console") {
-        await play(workshop, block);
-        if (drawing(block)) drawer = block;
-        continue;
-      }
-      assert(drawer, `${block.at}: no command before it draws`);
-      await workshop.terminal(drawer.terminal).prompt(block.at);
-      const file = `${workshop.folder}/${drawing(drawer)}`;
-      const text = Deno.readTextFileSync(file);
-      const [, mermaid] = text.match(/^```mermaid\n([^]*?)\n```$/m) ?? [];
-      assertPrints(mermaid, block.lines.join("\n"), block.at);
-    }
-    for (const [name, terminal] of workshop.terminals) {
-      await terminal.prompt(`the end, in terminal ${name}`);
-    }
+    await playAll(workshop, played).catch((error) => {
+      error.message += `\n----- terminal ${workshop.screens}`;
+      throw error;
+    });
   });
+}
+
+test("the picture in the README is what the screen shows", {
+  ignore,
+}, async () => {
+  await using workshop = new Workshop();
+  await workshop.prepare(["http_get.ts", "docs/web_server.ts"]);
+  const terminal = workshop.terminal("1");
+  await terminal.command("deno run -A tools/picture.ts", "the picture");
+  await terminal.prompt("the picture");
+  const lines = (svg: string) =>
+    [...svg.matchAll(/<text [^>]*>(.*)<\/text>/g)].map(([, text]) => text)
+      .join("\n").replaceAll("&lt;", "<");
+  const drawn = `${workshop.folder}/docs/picture.svg`;
+  const shown = lines(read("docs/picture.svg"));
+  assertPrints(lines(Deno.readTextFileSync(drawn)), shown, "docs/picture.svg");
+});
+
+/** The scripts that a page runs, each with the words behind it. */
+function scriptsRun(page: string): [script: string, words: string][] {
+  const text = read(page).replace(/\\\n\s+/g, "");
+  const lines = text.matchAll(
+    /deno run -[^`|&;<>\n]*?(\S+\.ts)([^`|&;<>\n]*)/g,
+  );
+  return [...lines].map((
+    [, script, words],
+  ) => [script, words.split(" -- ")[0]]);
+}
+
+/** The options among words that a help does not name; `-iL` are two. */
+function unknownOptions(words: string, help: string): string[] {
+  const options = [...words.matchAll(/(?<= )(--[a-z][a-z-]*|-\w+)/g)]
+    .flatMap(([option]) =>
+      option.startsWith("--")
+        ? [option]
+        : [...option.slice(1)].map((letter) => `-${letter}`)
+    );
+  const named = new Set(help.match(/(?<![\w-])--?[a-zA-Z0-9][\w.-]*/g));
+  return options.filter((option) => !named.has(option));
+}
+
+test("the commands of the pages name scripts and options that exist", async () => {
+  const helps = new Map<string, string>();
+  for (const page of PAGES) {
+    for (const [script, words] of scriptsRun(page)) {
+      assert(Deno.statSync(new URL(script, ROOT)), `${page}: ${script}`);
+      if (/^docs\/|picture/.test(script)) continue; // these have no --help
+      const help = helps.get(script) ?? await helpOf(script);
+      helps.set(script, help);
+      const unknown = unknownOptions(words, help);
+      assertEquals(unknown, [], `${page}: ${script}${words}`);
+    }
+  }
+});
+
+async function helpOf(file: string): Promise<string> {
+  const args = ["run", "-A", file, "--help"];
+  const deno = new Running(Deno.execPath(), args, { cwd: ROOT });
+  return (await deno.finish()).stdout;
 }
 
 test("every block of commands names its terminal", () => {

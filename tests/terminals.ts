@@ -87,6 +87,11 @@ export class Terminal implements AsyncDisposable {
     return text.slice(this.#read);
   }
 
+  /** The last that it shows, for the message of a failure. */
+  get screen(): string {
+    return this.#running.stdout.slice(-1000);
+  }
+
   async #wait(done: () => boolean, expected: string): Promise<void> {
     const seen = () => this.#rest();
     await repeat(() => delay(10), done, expected, { seen });
@@ -111,10 +116,11 @@ export class Terminal implements AsyncDisposable {
     this.#isPrompted = true;
   }
 
-  /** Lines that are on the screen, and not on the page. */
+  /** Lines that are on the screen, and not on the page. Empty ones may be. */
   #surplus(): string {
     const rest = this.#rest();
-    return this.#skips ? "" : rest.slice(0, rest.lastIndexOf("\n") + 1);
+    const lines = rest.slice(0, rest.lastIndexOf("\n") + 1);
+    return this.#skips || lines.trim() === "" ? "" : lines;
   }
 
   /** Types a line, and waits for its echo. */
@@ -231,6 +237,13 @@ export class Workshop implements AsyncDisposable {
   /** All terminals that were opened, by their names. */
   get terminals(): ReadonlyMap<string, Terminal> {
     return this.#terminals;
+  }
+
+  /** The last that they show, each. */
+  get screens(): string {
+    const all = [...this.#terminals];
+    const shown = all.map(([name, { screen }]) => `${name}: ${screen}`);
+    return shown.join("\n----- terminal ");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -109,12 +109,9 @@ class Session {
 /** What {@linkcode serve} is told. */
 export interface ServeOptions {
   listener: Deno.TcpListener;
-  /** ends the service, once what has arrived was sent back */
-  signal: AbortSignal;
-  /** connections at once; others wait to be accepted */
-  maxConnections?: number;
-  /** milliseconds in which something must move on a connection */
-  idleTimeout?: number;
+  signal: AbortSignal; // ends it, once what has arrived was sent back
+  maxConnections?: number; // at once; others wait to be accepted
+  idleTimeout?: number; // milliseconds in which something must move
   log?: Log;
   trace?: Trace;
 }
@@ -259,9 +256,7 @@ export interface PingOptions {
   interval: number;
   timeout: number;
   signal: AbortSignal;
-  /** what is counted, also if it ends early */
-  trips: RoundTrips;
-  /** is told of each round trip */
+  trips: RoundTrips; // are counted, also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
 
@@ -402,6 +397,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   signal.addEventListener("abort", () => socket[Symbol.dispose]());
   const conn = trace ? trace.stream(socket) : socket;
   if (count === 0) {
+    refuse(options, ["size", "interval", "json"], "needs --count");
     const input = Deno.stdin.readable;
     const talking = talk({ conn, input, output, timeout });
     await Promise.race([talking, aborted(signal)]);

@@ -134,6 +134,11 @@ export class Trace {
   /** Something in a socket's life: a line, and a note in the diagram. */
   event(text: string): void {
     this.line("*", text);
+    this.note(text);
+  }
+
+  /** A note in the diagram alone. */
+  note(text: string): void {
     this.#diagram.note(text);
   }
 

@@ -432,8 +432,8 @@ export async function run<T extends Options>(
   } catch (error) {
     fail(error);
   }
-  // Of a bad command line, nothing is drawn.
-  if (status !== 2) await trace?.write().catch(fail);
+  const isUsage = status === 2 || status === 3; // then nothing is drawn
+  if (!isUsage) await trace?.write().catch(fail);
   await Promise.race([writing, delay(500)]); // what is left of the log
   return status;
 }
@@ -470,7 +470,7 @@ function report(name: string, error: unknown, trace?: Trace): number {
   const isBug = error instanceof TypeError || error instanceof RangeError;
   if (isBug && !/os error/.test(error.message)) throw error; // for us to see
   const message = reason(error);
-  trace?.event(message || "interrupted");
+  trace?.note(message || "interrupted");
   if (message) complain(`${name}: ${message}`);
   if (error instanceof Failure) return error.status;
   return /^Connection|^BrokenPipe$/.test((error as Error).name) ? 56 : 1;

@@ -100,9 +100,9 @@ class Session {
     if (error) this.ending ||= reason(error);
     this.close();
     const seconds = ((performance.now() - this.started) / 1000).toFixed(3);
+    const why = this.ending && `: ${this.ending}`;
     const bytes = counted(this.bytes, "byte");
-    const summary = `${this.peer} ${bytes} in ${seconds} s`;
-    return this.ending ? `${summary}: ${this.ending}` : summary;
+    return `${this.peer} ${bytes} in ${seconds} s${why}`;
   }
 }
 
@@ -392,16 +392,16 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const count = parseNumber(options, "count", 0, [1, 1e6]);
   const size = parseNumber(options, "size", 64, [1, LARGEST]);
   const interval = parseSeconds(options, "interval", 1);
+  const counting = ["size", "interval", "json"];
+  if (count === 0) refuse(options, counting, "needs --count");
   const limit = timeLimit(timeout, signal);
   using socket = await connect({ ...target, signal: limit, trace });
   signal.addEventListener("abort", () => socket[Symbol.dispose]());
   const conn = trace ? trace.stream(socket) : socket;
   if (count === 0) {
-    refuse(options, ["size", "interval", "json"], "needs --count");
     const input = Deno.stdin.readable;
     const talking = talk({ conn, input, output, timeout });
-    await Promise.race([talking, aborted(signal)]);
-    return;
+    return await Promise.race([talking, aborted(signal)]);
   }
   const trips = new RoundTrips();
   const peer = formatAddress(socket.remoteAddr);
@@ -422,9 +422,9 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
   const script = { name: "echo_tcp", usage: USAGE };
-  return run(script, () => parse(args), async (options, signal, trace) => {
-    const isClient = options._.length > 0;
-    await (isClient ? client : server)(options, signal, trace);
+  return run(script, () => parse(args), (options, signal, trace) => {
+    const work = options._.length > 0 ? client : server;
+    return work(options, signal, trace);
   });
 }
 

@@ -337,8 +337,7 @@ usage: echo_tcp [options]              be the server
   -v, --verbose               show what crosses the wire (-vv: every byte)
   -h, --help, -V, --version   print this text, or the version
 
-examples: echo_tcp --port 0                serve on a free port
-          echo_tcp localhost < file        send a file and get it back
+examples: echo_tcp localhost < file        send a file and get it back
           echo_tcp -c 5 -i 0.2 [::1]:7777  five round trips, 0.2 s apart
 `;
 
@@ -392,8 +391,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const count = parseNumber(options, "count", 0, [1, 1e6]);
   const size = parseNumber(options, "size", 64, [1, LARGEST]);
   const interval = parseSeconds(options, "interval", 1);
-  const counting = ["size", "interval", "json"];
-  if (count === 0) refuse(options, counting, "needs --count");
+  if (count === 0) refuse(options, ["size", "interval", "json"], "needs -c");
   const limit = timeLimit(timeout, signal);
   using socket = await connect({ ...target, signal: limit, trace });
   signal.addEventListener("abort", () => socket[Symbol.dispose]());

@@ -523,9 +523,11 @@ async function open(target: Target): Promise<Asking> {
   const any = hostname.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });
   const { trace } = target;
-  if (trace) trace.peer = formatAddress(to);
-  trace?.event(`asking ${trace.peer}`);
-  return { socket: trace ? trace.datagrams(socket, to) : socket, to };
+  if (!trace) return { socket, to };
+  const { port } = socket.addr as Deno.NetAddr;
+  trace.peer = formatAddress(to);
+  trace.event(`asking ${trace.peer} from port ${port}`);
+  return { socket: trace.datagrams(socket, to), to };
 }
 
 /** Runs a command line. Returns the exit status. */

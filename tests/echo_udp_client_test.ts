@@ -635,7 +635,7 @@ test("echo_udp -v shows the exchange, and what a stranger sends as ignored", asy
   assertEquals([code, stdout], [0, "mine\n"]);
   const lines = stderr.replace(/^\d+\.\d+ /gm, "").split("\n");
   assertEquals(lines, [
-    `* asking ${server.at}`,
+    `* asking ${server.at} from port ${server.senders[0]}`,
     '> 5 bytes "mine\\n"',
     `* ignored 7 bytes from ${formatAddress(stranger.addr)}`,
     '< 5 bytes "mine\\n"',

@@ -27,7 +27,7 @@ const PYTHON = "https://docs.python.org/3/library/";
 const SOCAT = "[socat(1)](https://manpages.debian.org/socat)";
 const NCAT = "[ncat(1)](https://manpages.debian.org/ncat)";
 const OURS = "[this collection](../README.md)";
-const SHEET = "[its lesson](README.md)";
+const SHEET = "[the lessons](README.md)";
 
 const TCP: Entrant[] = [
   {
@@ -253,9 +253,11 @@ interface Report {
   results: Result[];
 }
 
-/** Whether the machine may have been too busy. */
-function isLate({ came }: Result): boolean {
-  return /did not end|nothing for 5 s/.test(came ?? "");
+/** Some lose bytes now and then only; some machines are busy for a while. */
+function isUnsure({ name, verdict, came }: Result): boolean {
+  const isBulk = ["half-close", "megabyte", "late-reader"].includes(name);
+  const isLate = /did not end|nothing for 5 s/.test(came ?? "");
+  return isLate || (isBulk && verdict === "ok");
 }
 
 /** Examines a server in all cases; undefined if it is not installed. */
@@ -271,9 +273,10 @@ async function examine(
   const never = new AbortController().signal;
   for (const one of EXAMS[exam]) {
     const target = ["127.0.0.1", 0, words(command)] as const;
-    let result = await tryCase(one, [...target], never);
-    for (let again = 0; again < 2 && isLate(result); again++) {
-      result = await tryCase(one, [...target], never);
+    const attempt = () => tryCase(one, [...target], never);
+    let result = await attempt();
+    for (let more = 4; more > 0 && isUnsure(result); more--) {
+      result = await attempt();
     }
     results.push(result);
   }
@@ -284,8 +287,10 @@ async function examine(
 /** What happened, without what differs from run to run. */
 function steady({ came = "", ended }: Result): string {
   const why = ended?.replace(/\(os error \d+\)|\[Errno \d+\] /g, "").trim();
-  const what = came.replace(/^\d{5,} bytes ".*?"\.\.\.(?=, then)/, "a part")
-    .replace(/^0 bytes "", then /, "").replace(/:\d{5}\b/g, "");
+  const gone = /a FIN|connection (refused|reset)|broken pipe/;
+  const what = came.replace(/^\d{5,} bytes ".*?"\.{3}, then .*/, "only a part")
+    .replace(/^\d+ bytes "\d+"/, "the datagrams of others")
+    .replace(/^0 bytes "", then /, "").replace(gone, "the connection is gone");
   return why ? `it ends, ${why}` : what;
 }
 

@@ -131,6 +131,15 @@ export class Trace {
     this.#diagram = new Diagram(name);
   }
 
+  /** The same trace of another client, which has its own lane. */
+  client(name: string): Trace {
+    const trace = new Trace(name, this.level);
+    trace.#started = this.#started;
+    trace.#diagram = this.#diagram;
+    trace.peer = this.peer;
+    return trace;
+  }
+
   /** Something in a socket's life: a line, and a note in the diagram. */
   event(text: string): void {
     this.line("*", text);

@@ -20,41 +20,29 @@ import { setTimeout as delay } from "node:timers/promises";
 import { aborted, announce, counted, Failure, formatAddress } from "./utils.ts";
 import { limited, listen, type Log, log, needsUnstableNet } from "./utils.ts";
 import { output, parseNumber, parsePort, parseSeconds } from "./utils.ts";
-import {
-  parseTarget,
-  reason,
-  refuse,
-  refuseUnknown,
-  resolve,
-} from "./utils.ts";
-import {
-  RoundTrips,
-  run,
-  type Target,
-  timeLimit,
-  type Trace,
-} from "./utils.ts";
+import { parseTarget, reason, refuse, refuseUnknown } from "./utils.ts";
+import { resolve, RoundTrips, run, type Target } from "./utils.ts";
+import { timeLimit, type Trace } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, which needs more rights
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
 
 type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
-type Asking = { socket: Socket; to: Deno.NetAddr };
 
 /** The protocol: sends datagrams back, until the socket is closed. */
 export async function echo(
   socket: Pick<Deno.DatagramConn, "receive" | "send">,
 ): Promise<void> {
-  const buffer = new Uint8Array(65_535); // what does not fit would be cut off
+  const buffer = new Uint8Array(65_535); // a longer datagram would be cut off
   for (;;) {
     try {
       const [datagram, sender] = await socket.receive(buffer);
       await socket.send(datagram, sender);
     } catch (error) {
       const { BadResource, Interrupted } = Deno.errors;
-      if (error instanceof BadResource) return; // closed
-      if (error instanceof Interrupted) return; // closed during the call
-      // Otherwise one peer cannot be reached. The others can.
+      if (error instanceof BadResource) return; // the socket is closed
+      if (error instanceof Interrupted) return; // it was, during the call
+      // Else one peer cannot be reached. The socket serves the others.
     }
   }
 }
@@ -79,7 +67,7 @@ class Count {
 }
 
 /** The socket being served. It counts the datagrams that go back. */
-export class Session {
+class Session {
   readonly total = new Count();
   readonly #peers = new Map<string, Count>();
 
@@ -89,30 +77,27 @@ export class Session {
     readonly warn: Log,
   ) {}
 
-  /** Receives a datagram that is to be answered. */
-  async receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
-    for (;;) {
-      const [datagram, sender] = await this.socket.receive(buffer);
-      if (this.isAnswered(sender as Deno.NetAddr)) return [datagram, sender];
-    }
+  receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
+    return this.socket.receive(buffer);
   }
 
-  async send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
-    try {
-      const length = await this.socket.send(datagram, to);
-      this.#count(length, formatAddress(to as Deno.NetAddr));
-      return length;
-    } catch (error) {
+  /** Sends an answer, or acts as if it had been lost on the way. */
+  send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
+    const peer = to as Deno.NetAddr;
+    if (!this.isAnswered(peer)) return Promise.resolve(datagram.length);
+    const sending = this.socket.send(datagram, to);
+    const count = (length: number) => this.#count(length, formatAddress(peer));
+    const warn = (error: unknown) =>
       this.warn(`cannot answer: ${reason(error)}`);
-      throw error;
-    }
+    sending.then(count, warn);
+    return sending;
   }
 
   #count(length: number, who: string): void {
     const peer = this.#peers.get(who) ?? new Count();
-    this.total.add(length);
     peer.add(length);
-    // Of so many at once, most are forged.
+    this.total.add(length);
+    // Of so many peers at once most are forged.
     if (this.#peers.size < 100) this.#peers.set(who, peer);
     else if (peer.datagrams === 1) this.warn("not all peers are listed");
   }
@@ -130,18 +115,15 @@ export class Session {
   }
 }
 
-/**
- * Whether a sender may be answered. Another server would answer the answer:
- * one forged datagram would keep the two busy for ever (CVE-2024-2169).
- */
-export function isSafe({ hostname, port }: Deno.NetAddr, own: number): boolean {
-  const isServer = port < 1024 || [1313, 7777, own].includes(port);
-  const isMulticast = /^(::ffff:)?(22[4-9]|23\d)\.|^ff/i.test(hostname);
+/** Whether two servers could answer each other for ever (CVE-2024-2169). */
+function isSuspect({ hostname, port }: Deno.NetAddr, ownPort: number): boolean {
+  const isMulticast = /^(::ffff:)?(22[4-9]|23\d)\.|^ff/.test(hostname);
   const isBroadcast = hostname.endsWith("255.255.255.255");
-  return !isServer && !isMulticast && !isBroadcast;
+  const isServer = port < 1024 || [1313, 7777, ownPort].includes(port);
+  return isServer || isMulticast || isBroadcast;
 }
 
-/** Lehmer's generator: numbers from 0 to 1, for a seed always the same. */
+/** Lehmer's generator: numbers from 0 to 1, the same ones for a seed. */
 function random(seed: number): () => number {
   let state = 1 + seed * 48_271;
   return () => {
@@ -155,9 +137,9 @@ export interface ServeOptions {
   socket: Deno.DatagramConn;
   /** ends the service, once what has arrived was sent back */
   signal: AbortSignal;
-  /** datagrams of a hundred that are not answered, by chance */
+  /** of a hundred datagrams, how many get no answer, at random */
   lose?: number;
-  /** the same one loses the same datagrams */
+  /** says which ones */
   seed?: number;
   log?: Log;
   trace?: Trace;
@@ -171,11 +153,12 @@ export async function serve(
   const { port } = socket.addr as Deno.NetAddr;
   const draw = random(seed);
   const warn = limited(log, 1); // a line a second
-  const session = new Session(traced, (sender) => {
-    if (isSafe(sender, port)) return 100 * draw() >= lose;
+  const isAnswered = (sender: Deno.NetAddr) => {
+    if (!isSuspect(sender, port)) return 100 * draw() >= lose;
     warn(`not answered: ${formatAddress(sender)} may be a server`);
     return false;
-  }, warn);
+  };
+  const session = new Session(traced, isAnswered, warn);
   const sweep = setInterval(() => session.logSilent(3000, log), 1000);
   try {
     await Promise.race([echo(session), aborted(signal)]);
@@ -200,10 +183,14 @@ async function drain({ total }: Session): Promise<void> {
   }
 }
 
-/** What {@linkcode talk} is told. `timeout` is milliseconds. */
-export interface TalkOptions {
+/** Where a client sends from, and whom it asks. */
+interface Asking {
   socket: Socket;
   to: Deno.NetAddr;
+}
+
+/** What {@linkcode talk} is told. `timeout` is milliseconds. */
+export interface TalkOptions extends Asking {
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   timeout: number;
@@ -220,11 +207,11 @@ class Exchange {
 
 /**
  * The client: sends each line of the input, and passes on what comes back,
- * until all has. Throws a {@linkcode Failure} of 28 if something does not come
- * back in time, 8 if all that comes was changed, or 56.
+ * until all has. Throws a {@linkcode Failure} of 28 if a line does not come
+ * back in time, of 8 if all that came was changed, or of 56.
  */
 export async function talk(options: TalkOptions): Promise<void> {
-  const { socket, to, timeout } = options;
+  const { socket, timeout } = options;
   const exchange = new Exchange();
   const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
@@ -232,38 +219,35 @@ export async function talk(options: TalkOptions): Promise<void> {
     if (owed.length === 0 || performance.now() - since < timeout) return;
     const isDamaged = damaged > 0 && returned === 0;
     const what = isDamaged ? "only damaged answers" : "no answer";
-    const message = `${what} in ${
-      timeout / 1000
-    } s: ${owed.length} outstanding`;
+    const left = `${owed.length} outstanding`;
+    const message = `${what} in ${timeout / 1000} s: ${left}`;
     late.reject(new Failure(isDamaged ? 8 : 28, message));
   }, 50);
-  const both = [send(options, exchange), receive(options, exchange)];
   try {
+    const both = [send(options, exchange), receive(options, exchange)];
     await Promise.race([...both, late.promise]);
-  } catch (error) {
-    throw failed(to, error);
   } finally {
     clearInterval(watch);
     socket.close();
   }
 }
 
-async function send({ socket, to, input }: TalkOptions, exchange: Exchange) {
+async function send(options: TalkOptions, exchange: Exchange): Promise<void> {
   const { owed } = exchange;
-  for await (const line of lines(input)) {
+  for await (const line of lines(options.input)) {
     // The buffers of sockets are small: long lines wait for each other.
     const most = line.length > 4096 ? 1 : 16;
     while (owed.length >= most) await exchange.change.promise;
     if (owed.length === 0) exchange.since = performance.now();
     owed.push(line);
-    await socket.send(line, to);
+    await ask(options, line);
   }
   while (owed.length > 0) await exchange.change.promise;
 }
 
 async function receive(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
-  for await (const answer of answers(options.socket, options.to)) {
+  for await (const answer of answers(options)) {
     const index = owed.findIndex((line) => isSame(line, answer));
     if (index < 0) exchange.damaged++; // or it came twice
     else exchange.since = Infinity; // slow output is not the server's fault
@@ -293,16 +277,26 @@ async function* lines(input: ReadableStream<Uint8Array>) {
   if (length > 0) yield line.slice(0, length);
 }
 
+/** Sends to the server. Throws a {@linkcode Failure} of 56. */
+async function ask({ socket, to }: Asking, datagram: Uint8Array) {
+  try {
+    await socket.send(datagram, to);
+  } catch (error) {
+    const message = `cannot send to ${formatAddress(to)}: ${reason(error)}`;
+    throw new Failure(56, message, error);
+  }
+}
+
 /** What comes from the server. Anybody may send to this port. */
-async function* answers(socket: Socket, server: Deno.NetAddr) {
+async function* answers({ socket, to }: Asking) {
   const buffer = new Uint8Array(65_535);
   for (;;) {
     try {
       const [datagram, sender] = await socket.receive(buffer);
       const from = formatAddress(sender as Deno.NetAddr);
-      if (from === formatAddress(server)) yield datagram;
+      if (from === formatAddress(to)) yield datagram;
     } catch (error) {
-      // So Windows says that nobody listens there, yet.
+      // On Windows: nobody listens there. Somebody may, by and by.
       if (!(error instanceof Deno.errors.ConnectionReset)) throw error;
     }
   }
@@ -312,18 +306,10 @@ function isSame(one: Uint8Array, two: Uint8Array): boolean {
   return one.length === two.length && one.every((byte, i) => byte === two[i]);
 }
 
-function failed(server: Deno.NetAddr, error: unknown): unknown {
-  if (error instanceof Failure) return error;
-  const message = `cannot ask ${formatAddress(server)}: ${reason(error)}`;
-  return new Failure(56, message, error);
-}
-
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
-export interface PingOptions {
-  socket: Socket;
-  to: Deno.NetAddr;
+export interface PingOptions extends Asking {
   count: number;
-  size: number; // at least 4, for the sequence number
+  size: number; // at least the 4 of the sequence number
   interval: number; // 0: the next one follows the answer
   timeout: number;
   signal: AbortSignal;
@@ -335,17 +321,14 @@ export interface PingOptions {
 
 /**
  * Measures round trips, without waiting for one before the next. Throws a
- * {@linkcode Failure} of 28 if nothing comes back, 8 if all that comes was
- * changed, or 56 if something could not be sent.
+ * {@linkcode Failure} of 28 if nothing comes back, of 8 if all that comes was
+ * changed, or of 56 if something could not be sent.
  */
 export async function ping(options: PingOptions): Promise<void> {
   const { socket, to, signal, trips } = options;
   const flight = new Flight(options);
   try {
     await Promise.race([flight.send(), flight.receive(), aborted(signal)]);
-  } catch (error) {
-    signal.throwIfAborted();
-    throw failed(to, error);
   } finally {
     socket.close();
   }
@@ -354,7 +337,7 @@ export async function ping(options: PingOptions): Promise<void> {
   throw new Failure(28, `no answer from ${formatAddress(to)}`);
 }
 
-/** Round trips side by side. */
+/** The round trips that are under way, and what is known of each. */
 class Flight {
   readonly #sent: number[] = []; // when, by sequence number
   readonly #returned = new Set<number>();
@@ -364,24 +347,18 @@ class Flight {
   constructor(readonly options: PingOptions) {}
 
   async send(): Promise<void> {
-    const { socket, to, count, size, interval, trips, signal } = this.options;
+    const { count, size, trips, timeout, signal } = this.options;
     const failures: unknown[] = [];
     await delay(0); // the first timer takes milliseconds of its own
     for (let seq = 1; seq <= count; seq++) {
+      if (seq > 1) await this.#pause();
       this.#answer = Promise.withResolvers();
       this.#sent[seq] = performance.now();
       trips.sent++;
-      const sending = socket.send(probe(seq, size), to);
-      await sending.catch((error) => failures.push(error)); // it may recover
-      if (interval > 0) {
-        if (seq < count) await delay(interval, undefined, { signal });
-        continue;
-      }
-      const timer = setTimeout(this.#answer.resolve, 10);
-      await this.#answer.promise;
-      clearTimeout(timer);
+      const asking = ask(this.options, probe(seq, size));
+      await asking.catch((error) => failures.push(error)); // it may recover
     }
-    const end = performance.now() + this.options.timeout;
+    const end = performance.now() + timeout;
     const expected = count - failures.length;
     while (trips.times.length < expected && performance.now() < end) {
       await delay(10, undefined, { signal });
@@ -389,16 +366,24 @@ class Flight {
     if (failures.length > 0) throw failures[0];
   }
 
+  async #pause(): Promise<void> {
+    const { interval, signal } = this.options;
+    if (interval > 0) return await delay(interval, undefined, { signal });
+    const timer = setTimeout(this.#answer.resolve, 10); // it may be lost
+    await this.#answer.promise;
+    clearTimeout(timer);
+  }
+
   async receive(): Promise<void> {
-    const { socket, to, trips, log } = this.options;
-    for await (const answer of answers(socket, to)) {
+    const { trips, log } = this.options;
+    for await (const answer of answers(this.options)) {
       const now = performance.now();
       const view = new DataView(answer.buffer, answer.byteOffset);
       const seq = answer.length < 4 ? 0 : view.getUint32(0);
       const milliseconds = now - this.#sent[seq];
-      const odd = this.#judge(answer, seq, milliseconds);
-      if (odd) trips.odd[odd] = (trips.odd[odd] ?? 0) + 1;
-      if (odd && odd !== "reordered") continue;
+      const oddity = this.#judge(answer, seq, milliseconds);
+      if (oddity) trips.odd[oddity] = (trips.odd[oddity] ?? 0) + 1;
+      if (oddity && oddity !== "reordered") continue;
       await log(seq, milliseconds);
       trips.times.push(milliseconds);
       this.#answer.resolve();
@@ -483,35 +468,14 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const seed = parseNumber(options, "seed", any, [0, 1e6]);
   needsUnstableNet("UDP");
   const udp = { transport: "udp" } as const;
-  const socket = listen(
-    (at) => Deno.listenDatagram({ ...at, ...udp }),
-    port,
-    host,
-  );
+  const bind = (at: { hostname: string; port: number }) =>
+    Deno.listenDatagram({ ...at, ...udp });
+  const socket = listen(bind, port, host);
   await announce(socket.addr as Deno.NetAddr, quiet);
+  const loss = { lose, seed };
   const lines = quiet ? undefined : limited(log);
-  const limits = { lose, seed };
-  const total = await serve({ socket, signal, ...limits, log: lines, trace });
+  const total = await serve({ socket, signal, ...loss, log: lines, trace });
   if (!quiet) log(`answered ${total}`);
-}
-
-/** Opens a socket to ask a server from: over IPv4, if there are both. */
-async function open(target: Target): Promise<Asking> {
-  const found = await resolve(target);
-  const address = found.find((each) => !each.includes(":")) ?? found[0];
-  // This machine, which answers from other addresses than these.
-  const own: Record<string, string> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
-  const hostname = own[address] ?? address;
-  const to = { transport: "udp", hostname, port: target.port } as const;
-  const any = hostname.includes(":") ? "::" : "0.0.0.0";
-  const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });
-  const { trace } = target;
-  if (!trace) return { socket, to };
-  trace.peer = formatAddress(to);
-  trace.event(
-    `asking ${trace.peer} from ${formatAddress(socket.addr as Deno.NetAddr)}`,
-  );
-  return { socket: trace.datagrams(socket, to), to };
 }
 
 async function client(options: Options, signal: AbortSignal, trace?: Trace) {
@@ -520,10 +484,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const target = parseTarget(options, PORT);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
   const count = parseNumber(options, "count", 0, [1, 1e6]);
-  const sizes: [number, number] = [4, LARGEST];
-  const size = parseNumber(options, "size", 64, sizes);
+  const size = parseNumber(options, "size", 64, [4, LARGEST]);
   const interval = parseSeconds(options, "interval", 1);
-  needsUnstableNet("UDP");
   const limit = timeLimit(timeout, signal);
   const { socket, to } = await open({ ...target, signal: limit, trace });
   if (count === 0) {
@@ -533,11 +495,11 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     return;
   }
   const trips = new RoundTrips();
+  const peer = formatAddress(to);
   const show = async (seq: number, milliseconds: number) => {
     const line = `seq=${seq} time=${milliseconds.toFixed(2)} ms`;
     trace?.event(line);
-    const from = `${size} bytes from ${formatAddress(to)}`;
-    if (!options.json) await output(`${from}: ${line}\n`);
+    if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
   if (trace) trace.quotes = false;
   const rest = { interval, timeout, signal, trips, log: show };
@@ -546,6 +508,24 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   } finally {
     await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
   }
+}
+
+/** Opens a socket to ask a server. Throws a {@linkcode Failure} of 1 or 6. */
+async function open(target: Target): Promise<Asking> {
+  needsUnstableNet("UDP");
+  const addresses = await resolve(target);
+  // Where nobody listens is silence, so no other address is tried: IPv4 then.
+  let hostname = addresses.find((each) => !each.includes(":")) ?? addresses[0];
+  // Both mean this machine. Its answers come from another address.
+  if (hostname === "0.0.0.0") hostname = "127.0.0.1";
+  if (hostname === "::") hostname = "::1";
+  const to = { transport: "udp", hostname, port: target.port } as const;
+  const any = hostname.includes(":") ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });
+  const { trace } = target;
+  if (trace) trace.peer = formatAddress(to);
+  trace?.event(`asking ${trace.peer}`);
+  return { socket: trace ? trace.datagrams(socket, to) : socket, to };
 }
 
 /** Runs a command line. Returns the exit status. */

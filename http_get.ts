@@ -1,856 +1,1073 @@
 #!/usr/bin/env -S deno run --allow-net --allow-read --allow-write --allow-env=DENO_TLS_CA_STORE
 /**
- * A client for HTTP/1.1 (RFC 9110, RFC 9112), by hand over a socket: a GET is a few lines of text, and the art is all in
- * the answer. TCP has no messages: where the body ends, the header says, in one of five ways, and `-v` says which.
+ * A client for HTTP/1.1 (RFC 9110, RFC 9112), by hand over a socket. Asking for
+ * a page takes a few lines of text; the art is in the answer. TCP has no
+ * message boundaries, so the header section has to say where the body ends, in
+ * one of five ways. `-v` shows which.
  *
  * Try it in two terminals:
  *
- *     nc -l 8080                                     the server is you
- *     deno run -A http_get.ts -v localhost:8080      what was sent appears in the first terminal. Type into it
- *                                                    "HTTP/1.1 200 OK", an empty line, some text, then Ctrl-C
+ *     nc -l 8080                                   you are the server
  *
- *     deno run -A http_get.ts -iL http://deno.com    headers too, along the redirects, into TLS
+ *     deno run -A http_get.ts -v localhost:8080    the request appears in the
+ *         first terminal. Type an answer there: "HTTP/1.1 200 OK", an empty
+ *         line, some text, then Ctrl-C
  *
- * Install: deno install -g --allow-net --allow-read --allow-write --allow-env=DENO_TLS_CA_STORE http_get.ts
- * See also: echo_tcp.ts, which shows the same stream of bytes without a protocol on top.
+ * echo_tcp.ts shows the same stream of bytes without a protocol on top.
  *
  * @module
  */
-import {
-  connect,
-  Failure,
-  type Given,
-  output,
-  reason,
-  run,
-  say,
-  VERSION,
-} from "./utils.ts";
-import { type Trace, unless, within, writeAll } from "./utils.ts";
+import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import { aborted, complain, connect, counted, Failure } from "./utils.ts";
+import { type Log, output, parseNumber, parseSeconds } from "./utils.ts";
+import { reason, refuseUnknown, run, screen, timeLimit } from "./utils.ts";
+import { type Trace, VERSION, writeAll } from "./utils.ts";
 
-const SECTION = 300 * 1024, LINES = 5000; // the bytes and fields of a header section: unbounded, they fill the memory
+const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
 
-/** The protocol: sends a request, and yields the answer as it arrives, in pieces: the next but one overwrites each. */
-export async function* get(
+/**
+ * The protocol: sends a request and reads the answer. Where its body ends, the
+ * header section says.
+ */
+export async function get(
   conn: Pick<Deno.Conn, "read" | "write">,
-  request: Uint8Array,
-): AsyncGenerator<Uint8Array> {
-  for (let sent = 0; sent < request.length;) {
-    sent += await conn.write(request.subarray(sent));
-  }
-  // One answer takes many reads, cut anywhere. With two large buffers, one is filled while the other is written.
-  const buffers = [new Uint8Array(1024 * 1024), new Uint8Array(1024 * 1024)];
-  for (let i = 0, n; (n = await conn.read(buffers[i])) !== null; i = 1 - i) {
-    yield buffers[i].subarray(0, n);
-  }
+  request: string,
+  answer: Answer,
+): Promise<void> {
+  await writeAll(conn, new TextEncoder().encode(request));
+  const reader = new BufferedReader(conn);
+  let head: Head;
+  do {
+    head = await readHead(reader);
+    await answer.head(head);
+  } while (head.status < 200); // 100 Continue, say: the real answer follows
+  const framing = frame(request.split(" ")[0], head);
+  const body = answer.body(head, framing);
+  if (!body) return; // nobody wants it
+  if (framing.isChunked) await passChunks(reader, body, answer.log);
+  else await passBytes(reader, framing.length, body);
 }
 
-/** A field line, `Name: value`. */
-export type Field = [name: string, value: string];
-/** What comes before the body. Text is one character a byte: its encoding is not known. */
-export type Head = {
+/** A header section. Each character of its text stands for one byte. */
+export interface Head {
   status: number;
-  line: string;
-  fields: Field[];
-  bytes: Uint8Array;
-};
-type Body = AsyncIterable<Uint8Array>;
-
-const latin1 = (bytes: Uint8Array) =>
-  bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
-
-/** Without the spaces and tabs around it; `trim` would take bytes above 127 as well. */
-const bare = (text: string) => text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
-
-const foreign = (said: string) => { // a TLS alert begins with 0x15
-  const hint = said[0] === "\x15" ? ", which is TLS: try https://" : "";
-  return new Failure(
-    1,
-    `the server does not speak HTTP/1, but "${said}"${hint}`,
-  );
-};
-
-/** Reads the lines of a header section (RFC 9112 2 to 5). Throws a {@linkcode Failure} of 1 or 8. */
-function parseHead([line, ...rest]: string[], bytes: Uint8Array): Head {
-  const status = Number(
-      line.match(/^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?![^ \t])/)?.[1],
-    ),
-    fields: Field[] = [];
-  if (!status) throw foreign(line.slice(0, 60));
-  for (const each of rest) {
-    const [, name, value] = each.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [],
-      [last] = fields.slice(-1);
-    const wrong = /[\0\r]/.test(each) ||
-      !name && !(last && /^[ \t]/.test(each));
-    if (wrong) {
-      throw new Failure(8, `not a header line: "${each.slice(0, 60)}"`);
-    }
-    if (name) fields.push([name, bare(value)]);
-    else last[1] += ` ${bare(each)}`; // folded
-  }
-  return { status, line, fields, bytes };
+  reason: string;
+  fields: [name: string, value: string][];
+  text: string; // all of it, as it came
 }
 
-const field = (head: Head, name: string) =>
-  head.fields.find((each) => each[0].toLowerCase() === name)?.[1];
-const list = (head: Head, name: string) =>
-  head.fields.flatMap((each) =>
-    each[0].toLowerCase() === name ? each[1].split(",").map(bare) : []
-  );
+function latin1(bytes: Uint8Array): string {
+  return bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
+}
 
-const transferCodings = (head: Head) =>
-  list(head, "transfer-encoding").filter((coding) => coding);
+/** Reads a connection through a buffer: by lines, or as it comes. */
+class BufferedReader {
+  isCut = false; // TLS without its goodbye: anybody may have cut it
+  #buffer = new Uint8Array(512 * 1024);
+  #start = 0; // of what has not been taken
+  #end = 0;
+  #searched = 0; // there is no line end before it
 
-/** Where a body ends, and why: RFC 9112 6.3, in its order. `length` is Infinity where it is not known beforehand. */
-export function framing(
-  method: string,
-  head: Head,
-): { chunked?: boolean; length: number; why: string } {
-  const codings = transferCodings(head), lengths = list(head, "content-length");
-  const rule = (what: string, n: string) => `${what} (RFC 9112 6.3, ${n})`,
-    only = lengths.length === 0;
-  const { status } = head,
-    none = rule(
-      `none, as ${method === "HEAD" ? method : status} has none`,
-      "rule 1",
-    );
-  if (method === "HEAD" || status < 200 || status === 204 || status === 304) {
-    return { length: 0, why: none };
+  constructor(readonly conn: Pick<Deno.Conn, "read">) {}
+
+  get length(): number {
+    return this.#end - this.#start;
   }
-  const beats = only ? "" : ", whatever Content-Length says",
-    rules = only ? "rule 4" : "rules 3 and 4";
-  const chunked = codings.at(-1)?.toLowerCase() === "chunked";
-  if (chunked) {
-    return { chunked, length: Infinity, why: rule(`chunked${beats}`, rules) };
+
+  /** Shows what has come, so many bytes at most. It is good until `fill`. */
+  peek(most: number): Uint8Array {
+    const end = Math.min(this.#start + most, this.#end);
+    return this.#buffer.subarray(this.#start, end);
+  }
+
+  /** Does the same, and goes on behind it. */
+  take(most: number): Uint8Array {
+    const bytes = this.peek(most);
+    this.#start += bytes.length;
+    return bytes;
+  }
+
+  /** Takes a line with its end, if all of it has come. */
+  takeLine(): Uint8Array | undefined {
+    const from = Math.max(this.#start, this.#searched);
+    const end = this.#buffer.subarray(0, this.#end).indexOf(10, from);
+    this.#searched = end < 0 ? this.#end : end;
+    if (this.#searched - this.#start >= MOST_HEAD) {
+      throw new Failure(63, `a line of more than ${MOST_HEAD} bytes`);
+    }
+    return end < 0 ? undefined : this.take(end + 1 - this.#start);
+  }
+
+  /** Waits for a line. Throws a {@linkcode Failure} of 18. */
+  async readLine(where: string): Promise<Uint8Array> {
+    for (;;) {
+      const line = this.takeLine();
+      if (line) return line;
+      if (await this.fill()) continue;
+      throw new Failure(18, `the server closed ${where}`);
+    }
+  }
+
+  /** Waits for more bytes. Returns false when the server has closed. */
+  async fill(): Promise<boolean> {
+    if (this.length === 0 || this.#end === this.#buffer.length) {
+      this.#buffer.copyWithin(0, this.#start, this.#end);
+      this.#searched = Math.max(0, this.#searched - this.#start);
+      this.#end -= this.#start;
+      this.#start = 0;
+    }
+    try {
+      const length = await this.conn.read(this.#buffer.subarray(this.#end));
+      this.#end += length ?? 0;
+      return length !== null;
+    } catch (error) {
+      this.isCut = error instanceof Deno.errors.UnexpectedEof;
+      if (this.isCut) return false;
+      throw new Failure(56, `receiving failed: ${reason(error)}`, error);
+    }
+  }
+}
+
+/** Reads a header section: RFC 9112 2 to 5. Throws a {@linkcode Failure}. */
+async function readHead(reader: BufferedReader): Promise<Head> {
+  await readStart(reader);
+  const raw = await readSection(reader, "in the header section");
+  const lines = raw.map((line) => line.replace(/\r?\n$/, ""));
+  const wrong = lines.find((line) => /[\0\r]/.test(line));
+  if (wrong !== undefined) throw notField(wrong);
+  const [statusLine, ...fieldLines] = lines.slice(0, -1);
+  const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?$/;
+  const [, status, reason = ""] = statusLine.match(pattern) ?? [];
+  if (!status) throw foreign(statusLine);
+  const fields: Head["fields"] = [];
+  for (const line of fieldLines) addField(fields, line);
+  return { status: Number(status), reason, fields, text: raw.join("") };
+}
+
+/** Waits for `HTTP/`: who speaks something else may never end the line. */
+async function readStart(reader: BufferedReader): Promise<void> {
+  for (const start = "HTTP/";;) {
+    const text = latin1(reader.peek(start.length));
+    if (!start.startsWith(text)) throw foreign(latin1(reader.peek(60)));
+    if (text === start) return;
+    if (await reader.fill()) continue;
+    if (text) throw new Failure(18, "the server closed in the status line");
+    throw new Failure(52, "the server closed without an answer");
+  }
+}
+
+function foreign(text: string): Failure {
+  const hint = text[0] === "\x15" ? ", which is TLS: try https://" : ""; // alert
+  const what = `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"${hint}`;
+  return new Failure(1, `the server does not speak HTTP/1, but ${what}`);
+}
+
+/** Reads lines up to an empty one. Throws a {@linkcode Failure} of 18 or 63. */
+async function readSection(reader: BufferedReader, where: string) {
+  const lines: string[] = [];
+  for (let size = 0; size <= MOST_HEAD;) {
+    const line = reader.takeLine() ?? await reader.readLine(where);
+    size += Math.max(60, line.length); // a short line costs memory, too
+    lines.push(latin1(line));
+    if (/^\r?\n$/.test(lines[lines.length - 1])) return lines;
+  }
+  throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
+}
+
+function addField(fields: Head["fields"], line: string): void {
+  const last = fields.at(-1);
+  if (last && /^[ \t]/.test(line)) { // folded: the value goes on
+    last[1] = [last[1], trim(line)].filter((part) => part).join(" ");
+    return;
+  }
+  const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/) ?? [];
+  if (!name) throw notField(line);
+  fields.push([name, trim(value)]);
+}
+
+function notField(line: string): Failure {
+  return new Failure(8, `not a header line: "${line.slice(0, 60)}"`);
+}
+
+/** Without spaces and tabs around it. (trim() takes bytes above 127, too.) */
+function trim(text: string): string {
+  return text.match(/[^ \t](.*[^ \t])?/)?.[0] ?? "";
+}
+
+/** The values of all fields of a name. */
+function values(head: Head, name: string): string[] {
+  const same = head.fields.filter((field) => field[0].toLowerCase() === name);
+  return same.map(([, value]) => value);
+}
+
+/** The same, of a field that is a list. */
+function list(head: Head, name: string): string[] {
+  return values(head, name).flatMap((value) => value.split(",").map(trim));
+}
+
+function transferCodings(head: Head): string[] {
+  const codings = list(head, "transfer-encoding").filter((coding) => coding);
+  return codings.map((coding) => coding.toLowerCase());
+}
+
+type Framing = ReturnType<typeof frame>;
+
+/** Decides where the body ends: RFC 9112 6.3, in its order. */
+export function frame(method: string, head: Head) {
+  const { status } = head;
+  const lengths = list(head, "content-length");
+  const codings = transferCodings(head);
+  const rules = lengths.length ? "rules 3 and 4" : "rule 4";
+  const framing = (length: number, why: string, rule: string) => ({
+    isChunked: false,
+    length, // Infinity where it is not known beforehand
+    why: `${why} (RFC 9112 6.3, ${rule})`,
+  });
+  if (method === "HEAD" || status < 200 || status === 204 || status === 304) {
+    const what = method === "HEAD" ? method : status;
+    return framing(0, `none, as ${what} has none`, "rule 1");
+  }
+  if (codings.at(-1) === "chunked") {
+    const beats = lengths.length ? ", despite Content-Length" : "";
+    return { ...framing(Infinity, `chunked${beats}`, rules), isChunked: true };
   }
   if (codings.length) {
-    return {
-      length: Infinity,
-      why: rule(`to the close, as chunked is not last${beats}`, rules),
-    };
+    return framing(Infinity, "to the close, as chunked is not last", rules);
+  }
+  if (lengths.length === 0) {
+    return framing(Infinity, "to the close, as no length is given", "rule 8");
   }
   const length = Number(lengths[0]);
-  if (
-    lengths.some((each) => !/^\d+$/.test(each) || Number(each) !== length) ||
-    length > Number.MAX_SAFE_INTEGER
-  ) {
-    throw new Failure(
-      8,
-      `"Content-Length: ${lengths.join(", ").slice(0, 60)}" is ${
-        rule("no length", "rule 5")
-      }`,
-    );
+  const isLength = length <= Number.MAX_SAFE_INTEGER &&
+    lengths.every((each) => /^\d+$/.test(each) && Number(each) === length);
+  if (isLength) {
+    return framing(length, `${length} bytes, by Content-Length`, "rule 6");
   }
-  if (!only) {
-    return {
-      length,
-      why: rule(`${length} bytes, by Content-Length`, "rule 6"),
-    };
+  const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
+  throw new Failure(8, framing(0, `${given} is no length`, "rule 5").why);
+}
+
+/** Passes on so many bytes, or all up to the close if that is Infinity. */
+async function passBytes(
+  reader: BufferedReader,
+  length: number,
+  body: BufferedWriter,
+): Promise<void> {
+  for (let left = length; left > 0;) {
+    const bytes = reader.take(left);
+    await body.write(bytes);
+    left -= bytes.length;
+    if (left === 0) return;
+    body.flush(); // nothing is held back while this waits
+    if (await reader.fill()) continue;
+    if (length === Infinity && !reader.isCut) return;
+    const still = `${left} of ${length} bytes still to come`;
+    const why = length === Infinity
+      ? "in a cut-off TLS stream"
+      : `with ${still}`;
+    throw new Failure(18, `the server closed ${why}`);
   }
-  return {
-    length: Infinity,
-    why: rule("to the close, as no length is given", "rule 8"),
+}
+
+/** Passes on what is in the chunks: RFC 9112 7.1. */
+async function passChunks(
+  reader: BufferedReader,
+  body: BufferedWriter,
+  log?: Log,
+): Promise<void> {
+  const readLine = () => {
+    body.flush();
+    return reader.readLine("between two chunks");
   };
+  for (;;) {
+    const line = reader.takeLine() ?? await readLine();
+    const size = parseChunkSize(line);
+    log?.(
+      size ? `chunk: ${counted(size, "byte")}` : "chunk: 0 bytes, the last",
+    );
+    if (size === 0) break;
+    // What has come is passed on without an await: chunks may be small.
+    const isHere = size <= reader.length && body.gather(reader.peek(size));
+    if (isHere) reader.take(size);
+    else await passBytes(reader, size, body);
+    const end = reader.takeLine() ?? await readLine();
+    if (end.length === 1 || end.length === 2 && end[0] === 13) continue;
+    throw new Failure(56, `a chunk does not end after its ${size} bytes`);
+  }
+  // Trailers are not headers: nobody may rely on them.
+  const trailers = await readSection(reader, "in the trailer section");
+  for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
+}
+
+/** Reads a chunk's size. What follows a semicolon, an extension, is unused. */
+function parseChunkSize(line: Uint8Array): number {
+  let size = 0;
+  let digits = 0;
+  while (hexDigit(line[digits]) >= 0) {
+    size = 16 * size + hexDigit(line[digits]);
+    digits++;
+  }
+  const isUsual = line[digits] === 13 && digits === line.length - 2;
+  const isEnd = isUsual ||
+    /^[ \t]*(;|\r?\n)/.test(latin1(line.subarray(digits)));
+  if (digits && isEnd && size <= Number.MAX_SAFE_INTEGER) return size;
+  const text = latin1(line.subarray(0, 60)).trimEnd();
+  throw new Failure(56, `"${text}" is not the size of a chunk`);
+}
+
+function hexDigit(byte: number): number {
+  if (byte >= 48 && byte <= 57) return byte - 48;
+  const letter = byte | 32; // lower case
+  return letter >= 97 && letter <= 102 ? letter - 87 : -1;
+}
+
+/** Takes bytes, which are good until it resolves. */
+type Write = (bytes: Uint8Array) => Promise<void>;
+
+/** Gathers small pieces into large writes: each write has its cost. */
+export class BufferedWriter {
+  #buffers = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)];
+  #length = 0; // of what is gathered in the first of them
+  #writing: Promise<void> | undefined; // of the second
+
+  /** `failed` is told of errors, as nobody may be waiting for that write. */
+  constructor(
+    readonly target: Write,
+    readonly failed: (error: Error) => void,
+  ) {}
+
+  /** Takes the bytes if there is room for them, or returns false. */
+  gather(bytes: Uint8Array): boolean {
+    const [buffer] = this.#buffers;
+    if (this.#length + bytes.length > buffer.length) return false;
+    buffer.set(bytes, this.#length);
+    this.#length += bytes.length;
+    return true;
+  }
+
+  /** Takes the bytes, and waits while there is no room. */
+  async write(bytes: Uint8Array): Promise<void> {
+    if (bytes.length >= 64 * 1024) { // large enough, and not worth a copy
+      await this.drain();
+      await this.target(bytes);
+    } else if (!this.gather(bytes)) {
+      await this.#writing;
+      this.flush();
+      this.gather(bytes);
+    }
+  }
+
+  /** Begins to write what is gathered, if no write is under way. */
+  flush(): void {
+    if (this.#writing || this.#length === 0) return;
+    const bytes = this.#buffers[0].subarray(0, this.#length);
+    this.#buffers.reverse();
+    this.#length = 0;
+    this.#writing = this.target(bytes).then(() => {
+      this.#writing = undefined;
+      this.flush(); // what was gathered meanwhile
+    });
+    this.#writing.catch(this.failed);
+  }
+
+  /** Waits until all is written. */
+  async drain(): Promise<void> {
+    this.flush();
+    while (this.#writing) await this.#writing;
+  }
+}
+
+type Engine = import("node:zlib").Gunzip;
+
+/** Undoes gzip or deflate. It passes on no byte that was not sent. */
+class Decoder {
+  #engine: Engine | undefined;
+  #decoded: Uint8Array[] = [];
+
+  constructor(readonly coding: string, readonly output: BufferedWriter) {}
+
+  /** Throws a {@linkcode Failure} of 61. */
+  async write(bytes: Uint8Array): Promise<void> {
+    // A thousand zeros become one byte: short slices bound the memory.
+    for (let start = 0; start < bytes.length;) {
+      start += await this.#decode(bytes.subarray(start, start + 8192));
+    }
+    this.output.flush();
+  }
+
+  /** Ends the body. Throws a {@linkcode Failure} of 61. */
+  async end(): Promise<void> {
+    const engine = this.#engine;
+    if (!engine) return;
+    const ended = new Promise((resolve) => {
+      engine.once("end", resolve).once("error", resolve);
+    });
+    engine.end();
+    await this.#pass(await ended);
+  }
+
+  /** Returns how many of the bytes were decoded. */
+  async #decode(bytes: Uint8Array): Promise<number> {
+    this.#engine ??= await this.#start();
+    const engine = this.#engine;
+    const before = engine.bytesWritten;
+    const error = await new Promise((resolve) => engine.write(bytes, resolve));
+    const code = (error as { code?: string } | undefined)?.code;
+    const isOver = code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
+    if (isOver && /gzip/i.test(this.coding)) { // another member: RFC 1952 2.2
+      this.#engine = undefined;
+      await this.#pass();
+      return engine.bytesWritten - before;
+    }
+    await this.#pass(error);
+    return bytes.length;
+  }
+
+  async #start(): Promise<Engine> {
+    const zlib = await import("node:zlib");
+    const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
+    const engines: Record<string, () => Engine> = {
+      gzip: () => zlib.createGunzip(options),
+      deflate: () => zlib.createInflate(options), // zlib's: RFC 9110 8.4.1.2
+    };
+    const open = engines[this.coding.toLowerCase().replace(/^x-(?=gzip)/, "")];
+    if (!open) {
+      const coding = this.coding.slice(0, 60);
+      throw new Failure(61, `cannot undo the coding "${coding}"`);
+    }
+    const engine = open();
+    engine.on("data", (bytes: Uint8Array) => this.#decoded.push(bytes));
+    engine.on("error", () => {}); // seen by those who wait
+    return engine;
+  }
+
+  async #pass(error?: unknown): Promise<void> {
+    for (const bytes of this.#decoded.splice(0)) await this.output.write(bytes);
+    if (!error) return;
+    await this.output.drain(); // what is good comes out
+    throw new Failure(61, `the ${this.coding} coding is damaged`, error);
+  }
+}
+
+/** Bytes of a body. `total` is Infinity where it is not known. */
+interface Progress {
+  done: number;
+  total: number;
+}
+
+/** What to get, and how: curl's options, by their long names. */
+export type Options = Partial<Omit<ReturnType<typeof check>, "url">> & {
+  url: URL;
+  write: Write; // where the answer goes
+  caCerts?: string[]; // authorities to trust as well, in PEM
+  progress?: Progress;
+  signal?: AbortSignal;
+  trace?: Trace;
+};
+
+/** What becomes of an answer. */
+export class Answer {
+  location = ""; // where it redirects to, if that is followed
+  log: Log | undefined;
+  #output: BufferedWriter;
+  #body: BufferedWriter; // the same, or what is decoded first
+  #decoder: Decoder | undefined;
+  #done = 0; // bytes of the body
+  #heads = 0; // bytes of header sections
+
+  constructor(
+    readonly options: Options,
+    readonly failed: (error: Error) => void,
+  ) {
+    const { trace } = options;
+    if (trace) this.log = (line) => trace.event(line);
+    this.#output = new BufferedWriter((bytes) => this.#write(bytes), failed);
+    this.#body = this.#output;
+  }
+
+  /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
+  async head({ text }: Head): Promise<void> {
+    this.#heads += text.length;
+    if (this.#heads > 20 * MOST_HEAD) {
+      throw new Failure(63, "no end of answers that are not final");
+    }
+    const { include, head, write } = this.options;
+    const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
+    if (include || head) await write(bytes);
+  }
+
+  /** Says where the body goes, if anywhere. Throws a {@linkcode Failure}. */
+  body(head: Head, { length, why }: Framing): BufferedWriter | undefined {
+    const { fail, progress, "max-filesize": max = 0 } = this.options;
+    if (this.options.location && /^30[12378]$/.test(`${head.status}`)) {
+      this.location = values(head, "location").find((each) => each) ?? "";
+      if (this.location) return undefined;
+    }
+    this.log?.(`body: ${why}`);
+    if (fail && head.status >= 400) {
+      const status = `${head.status} ${head.reason.slice(0, 90)}`.trim();
+      throw new Failure(22, `the server answers ${status}`);
+    }
+    if (max && max < length && length < Infinity) {
+      throw new Failure(63, `too large: ${counted(length, "byte")}`);
+    }
+    const coding = this.#codings(head).join(", ");
+    if (progress) progress.total = coding ? Infinity : length;
+    if (!coding) return this.#output;
+    const decoder = new Decoder(coding, this.#output);
+    this.#decoder = decoder;
+    const write = (bytes: Uint8Array) => decoder.write(bytes);
+    this.#body = new BufferedWriter(write, this.failed);
+    return this.#body;
+  }
+
+  /** Waits until what came is written. */
+  async drain(): Promise<void> {
+    await this.#body.drain();
+    await this.#output.drain();
+  }
+
+  /** Ends the body. Throws a {@linkcode Failure} of 61. */
+  async end(): Promise<void> {
+    await this.drain();
+    await this.#decoder?.end();
+    await this.drain();
+  }
+
+  #codings(head: Head): string[] {
+    const transfer = transferCodings(head);
+    if (transfer.at(-1) === "chunked") transfer.pop();
+    const content = this.options.compressed
+      ? list(head, "content-encoding")
+      : [];
+    const all = [...content, ...transfer];
+    return all.filter((coding) => !/^(identity|none)?$/i.test(coding));
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
+    const { write, progress, "max-filesize": max } = this.options;
+    await write(bytes.subarray(0, (max || Infinity) - this.#done));
+    this.#done += bytes.length;
+    if (progress) progress.done = this.#done;
+    if (max && this.#done > max) {
+      throw new Failure(63, `more than ${max} bytes`);
+    }
+  }
 }
 
 /**
- * Takes an answer apart, fed with pieces that are cut anywhere. It works through them as if it could wait for bytes:
- * where they run out, the generators yield, and go on with the next piece.
+ * Reads a URL as a person types it, `http://` left out perhaps. Throws a
+ * {@linkcode Failure} of 1 or 3.
  */
-export class Parser {
-  /** whether the whole answer was seen: what may follow does not belong to it */
-  done = false;
-  /** the bytes of the body, once the head was seen; Infinity where it does not say */
-  length = 0;
-  #piece: Uint8Array = new Uint8Array(0);
-  #at = 0; // what is before it in the piece, was read
-  #body: [from: number, to: number] = [0, 0]; // the bytes of the body in the piece, moved together
-  #held = new Uint8Array(SECTION); // lines that may not be complete
-  #holds = 0;
-  #closed = false;
-  readonly #steps = this.#answer();
-
-  /** `log` is told what frames the body, and of each chunk. */
-  constructor(readonly method: string, readonly log?: (line: string) => void) {}
-
-  /**
-   * Yields the heads that end in the piece, then its share of the body: a part of the piece itself, in which the chunks
-   * are moved together. Throws a {@linkcode Failure} of 1, 8, 18, 52, 56 or 63.
-   */
-  *feed(piece: Uint8Array): Generator<Head | Uint8Array> {
-    [this.#piece, this.#at, this.#body] = [piece, 0, [0, 0]];
-    try {
-      for (let head; (head = this.#steps.next().value);) yield head;
-    } finally { // what is good of the body comes out before a failure, however the pieces are cut
-      if (this.#body[1] > this.#body[0]) yield piece.subarray(...this.#body);
-    }
-  }
-  /** The server closed. Throws a {@linkcode Failure} of 18 or 52 if that was too early. */
-  end(): void {
-    this.#closed = true;
-    this.feed(new Uint8Array(0)).next();
-  }
-
-  *#answer(): Generator<Head | void, void> {
-    for (let interim = 0;; interim += this.#holds) {
-      const lines = yield* this.#section("HTTP/", "in the header section");
-      const head = parseHead(lines, this.#held.slice(0, this.#holds));
-      if (interim > 20 * SECTION) {
-        throw new Failure(
-          63,
-          `no end of answers that are not final: ${interim} bytes`,
-        );
-      }
-      const { chunked, length, why } = framing(this.method, head);
-      this.length = length;
-      yield head;
-      if (head.status < 200) continue;
-      this.log?.(`body: ${why}`);
-      yield* chunked ? this.#chunks() : this.#pass(length);
-      return void (this.done = true);
-    }
-  }
-  *#more(early: string): Generator<void, void> {
-    if (this.#closed && !early) {
-      throw new Failure(52, "the server closed without an answer");
-    }
-    if (this.#closed) throw new Failure(18, `the server closed ${early}`);
-    yield; // here it waits for the next piece
-  }
-  /** The lines up to an empty one. `start` is what the first has to start with. */
-  *#section(start: string, early: string): Generator<void, string[]> {
-    const lines: string[] = [];
-    this.#holds = 0;
-    for (
-      let line;
-      (line = yield* this.#line(lines.length ? "" : start, early));
-    ) {
-      if (lines.push(line) > LINES + 1) {
-        throw new Failure(63, `more than ${LINES} lines ${early}`);
-      }
-    }
-    return lines;
-  }
-  *#line(start: string, early: string): Generator<void, string> {
-    for (const from = this.#holds;;) {
-      const end = this.#piece.indexOf(10, this.#at) + 1,
-        more = this.#piece.subarray(this.#at, end || undefined);
-      if (this.#holds + more.length > SECTION) {
-        throw new Failure(63, `more than ${SECTION} bytes ${early}`);
-      }
-      this.#held.set(more, this.#holds);
-      this.#at += more.length, this.#holds += more.length;
-      const said = (most: number) =>
-        latin1(this.#held.subarray(from, Math.min(this.#holds, from + most)));
-      // Not put off to the end of the line: a server that speaks something else may never end it.
-      if (!start.startsWith(said(start.length))) {
-        throw foreign(said(40).replace(/\r?\n.*/s, ""));
-      }
-      if (end) {
-        return latin1(this.#held.subarray(from, this.#holds)).replace(
-          /\r?\n$/,
-          "",
-        );
-      }
-      yield* this.#more(start && !this.#holds ? "" : early);
-    }
-  }
-  *#pass(length: number): Generator<void, void> {
-    for (let left = length;;) {
-      const n = Math.min(left, this.#piece.length - this.#at),
-        [from, to] = this.#body;
-      if (to === 0) this.#body = [this.#at, this.#at + n];
-      else {this.#piece.copyWithin(to, this.#at, this.#at + n),
-          this.#body = [from, to + n];}
-      this.#at += n, left -= n;
-      if (left === 0 || this.#closed && left === Infinity) return;
-      yield* this.#more(`with ${left} of ${length} bytes still to come`);
-    }
-  }
-  *#chunks(): Generator<void, void> { // RFC 9112 7.1
-    for (let size = NaN; size !== 0;) {
-      this.#holds = 0;
-      const line = yield* this.#line("", "between two chunks"),
-        digits = line.match(/^[\da-f]+/i)?.[0] ?? "";
-      size = parseInt(digits, 16); // what follows a semicolon is an extension: nobody uses them
-      if (
-        !(size <= Number.MAX_SAFE_INTEGER) ||
-        !/^[ \t]*(;|$)/.test(line.slice(digits.length))
-      ) {
-        throw new Failure(
-          56,
-          `"${line.slice(0, 60)}" is not the size of a chunk`,
-        );
-      }
-      const end = this.#held[this.#holds - 2] === 13 ? [13, 10] : [10]; // as the line before ended
-      this.log?.(size ? `chunk: ${size} bytes` : "chunk: 0 bytes, the last");
-      if (size === 0) continue;
-      yield* this.#pass(size);
-      for (const byte of end) {
-        while (this.#at === this.#piece.length) {
-          yield* this.#more("between two chunks");
-        }
-        if (this.#piece[this.#at++] !== byte) {
-          throw new Failure(56, `a chunk does not end after its ${size} bytes`);
-        }
-      }
-    }
-    const trailers = yield* this.#section("", "in the trailer section"); // not headers: no one may rely on them
-    for (const line of trailers) this.log?.(`trailer: ${line}`);
-  }
-}
-
-/** What is asked for, and how: curl's options by their long names. Times are milliseconds, sizes bytes. */
-export type Options =
-  & {
-    [
-      name in "include" | "head" | "location" | "fail" | "compressed" | "http1"
-    ]?: boolean;
-  }
-  & { [name in "max-redirs" | "connect-timeout" | "max-filesize"]?: number }
-  & {
-    url: URL;
-    headers?: Field[]; // replace those of the same name; an empty value removes one
-    "user-agent"?: string;
-    family?: 4 | 6;
-    caCerts?: string[]; // authorities to trust as well, in PEM
-    signal?: AbortSignal;
-    trace?: Trace;
-    tally?: { done: number; total: number }; // counts the bytes of the body; `total` is Infinity where it is not known
-    write: (bytes: Uint8Array) => Promise<void>; // takes the answer; the bytes are good until it resolves
-  };
-
-/** A URL as a person types it, `http://` left out perhaps. Throws a {@linkcode Failure} of 1 or 3. */
 export function parseURL(text: string): URL {
-  const [, scheme = ""] = text.match(/^([a-z][a-z\d+.-]*):\/\//i) ?? [];
+  const [, scheme, rest] = text.match(/^(?:([a-z][\w+.-]*):\/\/)?(.*)$/is)!;
   if (scheme && !/^https?$/i.test(scheme)) {
-    throw new Failure(1, `${scheme} is not spoken here: http and https are`);
+    throw new Failure(1, `unsupported scheme ${scheme}: use http or https`);
   }
-  const url = URL.parse(scheme ? text : `http://${text}`);
-  // URL would drop line ends and take the next word of `http:///word` for the host.
-  if (
-    url && !/\p{Cc}/u.test(text) &&
-    !/^(\w+:\/\/|https?:(?!\/\/))?[/\\]/i.test(text)
-  ) return url;
+  const url = URL.parse(`${scheme ?? "http"}://${rest}`);
+  // URL takes `http:///a` for http://a, 5 for 0.0.0.5, and drops line ends.
+  const isOdd = /\p{Cc}|^[/\\]|^https?:[/\\]/iu.test(rest);
+  const isNumber = /^([^/?#]*@)?\d+([:/?#]|$)/.test(rest);
+  if (url && !isOdd && !isNumber) return url;
   throw new Failure(3, `"${text}" is not a URL: http://HOST[:PORT]/PATH`);
 }
 
-/** A field from `Name: value`, or `Name:` to leave it out. Throws a {@linkcode Failure} of 2. */
-export function parseField(text: string): Field {
-  const [, name, value] =
-    text.match(/^([!#$%&'*+.^`|~\w-]+):((?:\t|\P{Cc})*)$/u) ?? [];
-  if (!name) {
-    throw new Failure(
-      2,
-      `"${text}" is not a header: "Name: value", or "Name:" to leave it out`,
-    );
-  }
-  return [name, bare(value)];
+/** A header to send; without a value, the one of that name is left out. */
+export type Header = [name: string, value?: string];
+
+/**
+ * Reads `Name: value`, or `Name:` to leave one out, or `Name;` for an empty
+ * one. Throws a {@linkcode Failure} of 2.
+ */
+export function parseHeader(text: string): Header {
+  const pattern = /^([!#$%&'*+.^`|~\w-]+)(:|;$)((?:\t|\P{Cc})*)$/u;
+  const [, name, mark, value] = text.match(pattern) ?? [];
+  if (name && mark === ";") return [name, ""];
+  if (name) return [name, trim(value) || undefined];
+  const forms = '"Name: value", or "Name:" to leave it out';
+  throw new Failure(2, `"${text}" is not a header: ${forms}`);
 }
 
-/** Where a redirect leads. Throws a {@linkcode Failure} of 1 or 3. */
+/** Says where a redirect leads. Throws a {@linkcode Failure} of 1 or 3. */
 export function redirect(from: URL, location: string): URL {
-  const to = URL.parse(
-    location.replace(
-      /[^!-~]/g,
-      (c) => `%${c.charCodeAt(0).toString(16).padStart(2, "0")}`,
-    ),
-    from,
-  );
+  const escaped = location.replace(/[^!-~]/g, (byte) => {
+    const code = byte.charCodeAt(0).toString(16).padStart(2, "0");
+    return `%${code.toUpperCase()}`;
+  });
+  const to = URL.parse(escaped, from);
   if (!to || to.port === "0") {
-    throw new Failure(
-      3,
-      `redirected to "${location.slice(0, 200)}", which is not a URL`,
-    );
+    const where = `"${location.slice(0, 200)}"`;
+    throw new Failure(3, `redirected to ${where}, which is not a URL`);
   }
-  const known = from.protocol === "https:" ? /^https:$/ : /^https?:$/; // never back to what protects nothing
-  if (!known.test(to.protocol)) {
-    throw new Failure(
-      1,
-      `not redirected from ${from.protocol} to ${to.protocol}`,
-    );
+  const isSafe = to.protocol === "https:" || from.protocol === "http:";
+  if (!isSafe || !/^https?:$/.test(to.protocol)) {
+    const way = `from ${from.protocol} to ${to.protocol}`;
+    throw new Failure(1, `not redirected ${way}`);
   }
-  to.username = to.password = ""; // a relative URL inherits them; what they are good for is decided by the origin
+  to.username = ""; // whether they are sent, the origin decides
+  to.password = "";
   return to;
 }
 
-/** The request for a URL; what is secret goes to the origin that it was given for, and nowhere else. */
-export function request(url: URL, options: Omit<Options, "write">): Uint8Array {
-  const {
-    headers = [],
-    "user-agent": agent = `http_get/${VERSION}`,
-    compressed,
-    head,
-    http1,
-  } = options;
-  const { username: user, password: key, origin } = options.url,
-    home = url.origin === origin;
-  const given = headers.filter(([name]) =>
-    home || !/^(host|cookie|(proxy-)?authorization)$/i.test(name)
-  );
-  const own: Field[] = [["Host", url.host], ["User-Agent", agent], [
-    "Accept",
-    "*/*",
-  ], ["Connection", "close"]];
-  if (compressed) own.push(["Accept-Encoding", "gzip, deflate"]);
-  const secret = btoa(
-    `${user}:${key}`.replace(
-      /%([\da-f]{2})/gi,
-      (_, hex) => String.fromCharCode(parseInt(hex, 16)),
-    ),
-  );
-  if (home && (user || key)) own.push(["Authorization", `Basic ${secret}`]);
+/**
+ * Writes a request. What is secret goes to the origin that it was given for,
+ * and nowhere else.
+ */
+export function request(url: URL, options: Omit<Options, "write">): string {
+  const { headers = [], head, http1 } = options;
+  const isHome = url.origin === options.url.origin;
+  const secret = /^(host|cookie|(proxy-)?authorization)$/i;
+  const given = headers.filter(([name]) => isHome || !secret.test(name));
+  const own: Header[] = [["Host", url.host]];
+  own.push(["User-Agent", `http_get/${VERSION}`], ["Accept", "*/*"]);
+  own.push(["Connection", "close"]);
+  if (options.compressed) own.push(["Accept-Encoding", "gzip, deflate"]);
+  if (isHome) own.push(["Authorization", authorization(options.url)]);
   const names = given.map(([name]) => name.toLowerCase());
-  const fields = [
+  const host = names.indexOf("host"); // only one is sent
+  const sent = [
     ...own.filter(([name]) => !names.includes(name.toLowerCase())),
-    ...given.filter((each) => each[1]),
-  ];
-  const [, target] = url.href.match(/^\w+:\/\/[^/]*([^#]*)/)!; // unlike `search`, it keeps a question mark at the end
+    ...given.filter((_, i) => names[i] !== "host" || i === host),
+  ].filter(([, value]) => value !== undefined);
+  const lines = sent.map(([name, value]) => `${name}: ${value}`.trimEnd());
+  // Unlike url.search, this keeps a question mark at the end.
+  const [, target] = url.href.match(/^\w+:\/\/[^/]*([^#]*)/)!;
   const line = `${head ? "HEAD" : "GET"} ${target} HTTP/1.${http1 ? 0 : 1}`;
-  return new TextEncoder().encode(
-    [line, ...fields.map((each) => each.join(": ")), "", ""].join("\r\n"),
-  );
+  return [line, ...lines, "", ""].join("\r\n");
 }
 
-/** Undoes a coding. Throws a {@linkcode Failure} of 61. Each piece is good until the next is asked for. */
-async function* undo(coding: string, body: Body): Body {
-  let format: CompressionFormat | "" = "", probed = false;
-  // What a thousand zeros become in gzip is a byte, and each slice is expanded at once: short slices bound the memory.
-  const slices = async function* () {
-    for await (const part of body) {
-      for (let i = 0; i < part.length; i += 8192) {
-        yield part.slice(i, i + 8192);
-      }
-    }
-    // Deno takes deflate that was cut off for whole. One byte more is refused only where it had come to its end.
-    if (format && format !== "gzip") probed = true, yield new Uint8Array(1);
-  }();
-  const first = await slices.next();
-  if (first.done) return;
-  // "deflate" is zlib's format (RFC 9110 8.4.1.2), yet some servers send it bare.
-  format = /gzip/i.test(coding)
-    ? "gzip"
-    : (first.value[0] & 15) === 8
-    ? "deflate"
-    : "deflate-raw";
-  const all = async function* () {
-    yield first.value;
-    yield* slices;
-  };
-  const damaged = (error?: unknown) =>
-    new Failure(61, `the ${coding} coding is damaged`, error);
+/** The user and the password of a URL, byte for byte: RFC 7617. */
+function authorization({ username, password }: URL): string | undefined {
+  if (!username && !password) return undefined;
+  const unescape = (_: string, hex: string) =>
+    String.fromCharCode(parseInt(hex, 16));
+  const text = `${username}:${password}`.replace(/%([\da-f]{2})/gi, unescape);
+  return `Basic ${btoa(text)}`;
+}
+
+/** Connects, with TLS for https. Throws a {@linkcode Failure}. */
+async function open(url: URL, options: Options, signal: AbortSignal) {
+  const isSecure = url.protocol === "https:";
+  const hostname = url.hostname.replace(/^\[|\]$/g, "");
+  const port = Number(url.port || (isSecure ? 443 : 80));
+  const { family, caCerts, trace } = options;
+  const tcp = await connect({ hostname, port, family, signal, trace });
+  signal.addEventListener("abort", () => tcp[Symbol.dispose]());
+  if (!isSecure) return tcp;
   try {
-    for await (
-      const bytes of ReadableStream.from(all()).pipeThrough(
-        new DecompressionStream(format),
-      )
-    ) {
-      yield bytes;
-      (bytes.buffer as ArrayBuffer).transfer(0); // given back at once: the collector lets too many of them lie
-    }
-  } catch (error) {
-    if (probed && /whole buffer/.test(reason(error))) return;
-    throw error instanceof Failure ? error : damaged(error);
-  }
-  if (probed) throw damaged();
-}
-
-/** The codings of a body, in the order in which they were applied. Throws a {@linkcode Failure} of 61. */
-function codings(head: Head, compressed?: boolean): string[] {
-  const transfer = transferCodings(head);
-  if (transfer.at(-1)?.toLowerCase() === "chunked") transfer.pop(); // the parser's
-  const all = [
-    ...compressed ? list(head, "content-encoding") : [],
-    ...transfer,
-  ];
-  const coded = all.filter((coding) => !/^(identity)?$/i.test(coding));
-  const strange = coded.find((coding, i) =>
-    !/^((x-)?gzip|deflate)$/i.test(coding) || i > 4
-  );
-  if (strange) {
-    throw new Failure(
-      61,
-      `cannot undo the coding "${coded.join(", ").slice(0, 60)}"`,
-    );
-  }
-  return coded;
-}
-
-/** Connects to the server of a URL, with TLS for https. Throws a {@linkcode Failure} of 6, 7, 28, 35 or 60. */
-async function open(url: URL, options: Options): Promise<Deno.Conn> {
-  const { "connect-timeout": timeout = 0, caCerts, signal, trace } = options,
-    secure = url.protocol === "https:";
-  const hostname = url.hostname.replace(/^\[|\]$/g, ""),
-    port = Number(url.port || (secure ? 443 : 80));
-  const began = performance.now(),
-    tcp = await connect({ ...options, hostname, port, timeout });
-  if (!secure) return tcp;
-  const left = timeout && Math.max(1, began + timeout - performance.now());
-  using late = within(
-    left,
-    `no TLS with ${hostname} in ${timeout / 1000} s`,
-    signal,
-  );
-  try {
-    const tls = await Deno.startTls(tcp, { hostname, caCerts }),
-      close = () => tls[Symbol.dispose]();
-    late.addEventListener("abort", close);
-    await tls.handshake().catch((error) => (close(), Promise.reject(error)));
-    signal?.addEventListener("abort", close);
-    trace?.life(
-      `TLS with ${hostname}`,
-      ">ClientHello",
-      "<ServerHello, Certificate, Finished",
-      ">Finished",
-    );
+    const tls = await Deno.startTls(tcp, { hostname, caCerts });
+    signal.addEventListener("abort", () => tls[Symbol.dispose]());
+    await tls.handshake();
+    const answer = ["<ServerHello, Certificate, Finished", ">Finished"];
+    trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...answer);
     return tls;
   } catch (error) {
-    late.throwIfAborted();
-    const why = reason(error).replace(
-      /.*InvalidContentType.*/,
-      "it does not speak TLS: try http://",
-    )
+    const why = reason(error)
+      .replace(/.*InvalidContentType.*/, "it does not speak TLS: try http://")
       .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
-      .replace(
-        /Other.*CaUsedAsEndEntity.*/,
-        "it is an authority's own (basicConstraints CA:TRUE), no server's",
-      );
-    const [, untrusted] = why.match(/peer certificate: (.*)/) ?? [];
-    if (untrusted) {
-      throw new Failure(
-        60,
-        `the certificate of ${hostname} is not trusted: ${untrusted}`,
-        error,
-      );
-    }
-    throw new Failure(35, `no TLS with ${hostname}: ${why}`, error);
+      .replace(/Other.*CaUsedAsEndEntity.*/, "it is that of an authority");
+    const [, trust] = why.match(/peer certificate: (.*)/) ?? [];
+    const message = trust
+      ? `the certificate of ${hostname} is not trusted: ${trust}`
+      : `no TLS with ${hostname}: ${why}`;
+    throw new Failure(trust ? 60 : 35, message, error);
   }
 }
 
-/** Yields the heads and the parts of the body, each good until the next is asked for and `settled` resolved. */
-async function* answer(
-  pieces: AsyncIterable<Uint8Array>,
-  parser: Parser,
-  settled: () => Promise<void>,
-) {
-  try {
-    for await (const piece of pieces) {
-      await settled(); // what is in the other buffer, which is filled again
-      for (const event of parser.feed(piece)) yield event;
-      if (parser.done) return;
-    }
-  } catch (error) {
-    if (error instanceof Failure) throw error;
-    const torn = error instanceof Deno.errors.UnexpectedEof; // TLS without its goodbye: anybody may have cut it
-    if (torn) parser.end();
-    const why = torn ? "TLS cut off, without close_notify" : reason(error);
-    throw new Failure(torn ? 18 : 56, `receiving failed: ${why}`, error);
-  }
-  parser.end();
-}
-
-/** Passes on the body, its codings undone. Throws a {@linkcode Failure} of 22, 61 or 63. */
-async function pass(
-  head: Head,
-  length: number,
-  body: Body,
-  options: Options,
-): Promise<void> {
-  const {
-    fail,
-    compressed,
-    "max-filesize": max = 0,
-    write,
-    tally = { done: 0, total: 0 },
-  } = options;
-  if (fail && head.status >= 400) {
-    throw new Failure(22, `the server answers ${head.line.slice(9, 99)}`);
-  }
-  if (max && max < length && length < Infinity) {
-    throw new Failure(63, `too large: ${length} bytes`);
-  }
-  const coded = length ? codings(head, compressed) : [];
-  tally.total = coded.length ? Infinity : length;
-  for await (
-    const part of coded.reduceRight((body, coding) => undo(coding, body), body)
-  ) {
-    const writing = write(part.subarray(0, (max || Infinity) - tally.done));
-    tally.done += part.length;
-    if (max && tally.done > max) {
-      throw new Failure(63, `more than ${max} bytes`);
-    }
-    if (coded.length) await writing;
-  }
-}
-
-/** Asks for one URL, and returns where it redirects to, if that is to be followed. */
+/** Asks for one URL. Returns where it redirects to, if that is followed. */
 async function exchange(
   url: URL,
   options: Options,
-): Promise<string | undefined> {
-  const { head: asked, include, location, trace } = options,
-    method = asked ? "HEAD" : "GET";
-  const stop = new AbortController(),
-    signal = AbortSignal.any([stop.signal, options.signal ?? stop.signal]);
-  let writing = Promise.resolve(), head: Head;
-  const write = (bytes: Uint8Array) => { // not awaited: the next piece is received meanwhile
-    writing = writing.then(() => options.write(bytes));
-    writing.catch((error) => stop.abort(error));
-    return writing;
-  };
+  stop: AbortController,
+): Promise<string> {
+  using socket = await open(url, options, stop.signal);
+  const conn = options.trace ? options.trace.stream(socket) : socket;
+  const answer = new Answer(options, (error) => stop.abort(error));
   try {
-    using socket = await open(url, { ...options, signal });
-    const conn = trace?.stream(socket) ?? socket,
-      parser = new Parser(method, trace && ((line) => trace.life(line)));
-    const events = answer(
-      get(conn, request(url, options)),
-      parser,
-      () => writing,
-    );
-    do {
-      head = (await events.next()).value as Head;
-      if (include || asked) await write(head.bytes);
-    } while (head.status < 200);
-    const next = location && /^30[12378]$/.test(`${head.status}`)
-      ? field(head, "location")
-      : "";
-    if (!next) {
-      await pass(head, parser.length, events as Body, { ...options, write });
-    }
-    await writing;
-    conn.close();
-    return next;
+    await get(conn, request(url, options), answer);
+    await answer.end();
   } catch (error) {
-    await writing.catch(() => {}); // what is good of the body
-    signal.throwIfAborted();
+    await answer.drain().catch(() => {}); // the first error is the cause
     throw error;
   }
+  conn.close();
+  return answer.location;
 }
 
-/** Gets a URL, along its redirects. Throws a {@linkcode Failure}, of any status that the usage text lists. */
-export async function download(options: Options): Promise<void> {
-  const { "max-redirs": most = 20, signal, trace } = options;
-  for (let { url } = options, hops = 0;; hops++) {
-    const next = await unless(signal, exchange(url, options));
-    if (!next) return;
+async function follow(options: Options, stop: AbortController): Promise<void> {
+  const { "max-redirs": most = 20, trace } = options;
+  let { url } = options;
+  for (let hops = 0;; hops++) {
+    const location = await exchange(url, options, stop);
+    if (!location) return;
     if (hops === most) {
-      throw new Failure(
-        47,
-        `more than ${most} redirects: the next to ${next.slice(0, 200)}`,
-      );
+      const next = `the next to ${location.slice(0, 200)}`;
+      throw new Failure(47, `more than ${most} redirects: ${next}`);
     }
-    url = redirect(url, next);
-    trace?.life(`redirected to ${url.href.slice(0, 200)}`);
+    url = redirect(url, location);
+    trace?.event(`redirected to ${url.href}`);
   }
 }
 
-// A file keeps nobody waiting: it is written at once, where handing each piece to a thread would cost as much again.
-const atOnce = (file: Pick<Deno.FsFile, "writeSync">) => ({
-  write: (bytes: Uint8Array) => Promise.resolve(file.writeSync(bytes)),
-});
-const lost = (what: string) => (error: unknown) =>
-  Promise.reject(
-    new Failure(23, `cannot write ${what}: ${reason(error)}`, error),
-  );
+/**
+ * Gets a URL, along its redirects. Throws a {@linkcode Failure}, or the
+ * signal's reason.
+ */
+export async function download(options: Options): Promise<void> {
+  const { signal } = options;
+  const stop = new AbortController();
+  const abort = () => stop.abort(signal?.reason);
+  signal?.addEventListener("abort", abort);
+  if (signal?.aborted) abort();
+  try {
+    await Promise.race([follow(options, stop), aborted(stop.signal)]);
+  } finally {
+    signal?.removeEventListener("abort", abort); // it may live on
+  }
+}
 
-/** What writes to standard output. On a terminal `output` escapes what could drive it; binary is of no use there. */
-async function standardOutput(): Promise<Options["write"]> {
-  const terminal = Deno.stdout.isTerminal(), path = "/dev/stdout";
+function unwritable(what: string, error: unknown): Failure {
+  return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
+}
+
+/** Writes at once: files keep nobody waiting, and threads cost time. */
+function writeAllSync(to: Pick<Deno.FsFile, "writeSync">, bytes: Uint8Array) {
+  let sent = 0;
+  while (sent < bytes.length) sent += to.writeSync(bytes.subarray(sent));
+}
+
+/** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
+async function standardOutput(): Promise<Write> {
+  const isTerminal = Deno.stdout.isTerminal();
+  const flags = await readSystemFile("/proc/self/fdinfo/1");
+  if (/^flags:\s*\d*[04]$/m.test(flags)) { // for reading only
+    throw new Failure(23, "cannot write the output: it is not open for that");
+  }
+  const path = "/dev/stdout";
   const { state } = await Deno.permissions.query({ name: "read", path });
-  const to = state === "granted" && !terminal
-    ? await Deno.stat(path).catch(() => undefined)
-    : undefined;
-  if (to?.isFile || to?.isCharDevice) {
-    return (bytes) =>
-      writeAll(atOnce(Deno.stdout), bytes).catch(lost("the output"));
+  const canLook = state === "granted" && !isTerminal;
+  const info = canLook ? await Deno.stat(path).catch(() => null) : null;
+  if (info?.isFile || info?.isCharDevice) {
+    // deno-lint-ignore require-await
+    return async (bytes) => {
+      try {
+        writeAllSync(Deno.stdout, bytes);
+      } catch (error) {
+        throw unwritable("the output", error);
+      }
+    };
   }
-  return (bytes) => {
-    if (terminal && bytes.includes(0)) {
-      throw new Failure(
-        23,
-        "a terminal is not for binary: use -o FILE, or a pipe",
-      );
+  return async (bytes) => {
+    const isBinary = isTerminal && bytes.includes(0);
+    if (!isBinary) return await output(bytes);
+    const hint = "use -o FILE, or a pipe";
+    throw new Failure(23, `a terminal is not for binary: ${hint}`);
+  };
+}
+
+/** Reads what Linux says of this process; "" elsewhere, or if it may not. */
+async function readSystemFile(path: string): Promise<string> {
+  const { state } = await Deno.permissions.query({ name: "read", path });
+  if (state !== "granted") return "";
+  return await Deno.readTextFile(path).catch(() => "");
+}
+
+/** The file of -o. It is there when it is whole, where that can be. */
+class OutputFile implements AsyncDisposable {
+  #isBegun = false;
+  #isKept = false;
+
+  constructor(
+    readonly path: string,
+    readonly file: Deno.FsFile,
+    readonly old: Deno.FileInfo | undefined, // what was there before
+    readonly part: string | undefined, // written, then renamed
+  ) {}
+
+  /** Throws a {@linkcode Failure} of 23. */
+  static async open(path: string): Promise<OutputFile> {
+    try {
+      const old = await Deno.stat(path).catch(() => undefined);
+      const file = await Deno.open(path, { write: true, create: true });
+      if (old && !old.isFile) return new OutputFile(path, file, old, undefined);
+      const whole = await Deno.realPath(path); // a link stays one
+      const beside = await openBeside(whole, old);
+      if (!beside) {
+        complain(
+          `http_get: ${path} cannot be replaced: it is written in place`,
+        );
+        return new OutputFile(whole, file, old, undefined);
+      }
+      file.close();
+      if (!old) await Deno.remove(whole); // until it is whole
+      return new OutputFile(whole, beside.file, old, beside.part);
+    } catch (error) {
+      throw unwritable(path, error);
     }
-    return output(bytes);
-  };
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    const isDevice = this.old && !this.old.isFile;
+    try {
+      if (!isDevice && !this.#isBegun) await this.file.truncate();
+      this.#isBegun = true;
+      if (isDevice) await writeAll(this.file, bytes);
+      else writeAllSync(this.file, bytes);
+    } catch (error) {
+      throw unwritable(this.path, error);
+    }
+  }
+
+  /** It is whole. Throws a {@linkcode Failure} of 23. */
+  async keep(): Promise<void> {
+    await this.write(new Uint8Array(0)); // nothing else may have come
+    this.file.close(); // Windows renames nothing that is open
+    try {
+      if (this.old?.isFile) await copyMode(this.old, this.part ?? this.path);
+      if (this.part) await Deno.rename(this.part, this.path);
+      this.#isKept = true;
+    } catch (error) {
+      throw unwritable(this.path, error);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.file[Symbol.dispose]();
+    const isLeft = !this.#isKept && (this.part || !this.old);
+    if (isLeft) await Deno.remove(this.part ?? this.path).catch(() => {});
+  }
 }
 
-/** A file that is there when it is whole: written beside, then renamed. What is no file (/dev/null) is written at once. */
-async function create(path: string) {
-  const old = await Deno.stat(path).catch(() => undefined),
-    device = old && !old.isFile;
-  const whole = old?.isFile ? await Deno.realPath(path) : path,
-    mode = (old?.mode ?? 0o666) & 0o777; // a link stays one
-  if (old?.isFile) {
-    (await Deno.open(whole, { write: true }).catch(lost(path))).close(); // what is read-only stays
-  }
-  const part = device
-    ? whole
-    : `${whole}.${crypto.randomUUID().slice(0, 8)}.part`;
-  const file = await Deno.open(part, { write: true, createNew: !device, mode })
-    .catch(lost(path));
-  if (old?.isFile) await Deno.chmod(part, mode).catch(() => {}); // the umask took its share of it
-  if (file.isTerminal()) {
-    throw new Failure(23, `${path} is a terminal: it is written to without -o`);
-  }
-  return {
-    write: (bytes: Uint8Array) =>
-      writeAll(device ? file : atOnce(file), bytes).catch(lost(path)),
-    keep:
-      () => (file.close(),
-        device ? undefined : Deno.rename(part, whole).catch(lost(path))), // Windows wants it closed
-    // What was kept is no longer under that name.
-    [Symbol.asyncDispose]: async () =>
-      void (file[Symbol.dispose](),
-        device || await Deno.remove(part).catch(() => {})),
-  };
+/** Opens a file that can take the place of another, or returns undefined. */
+async function openBeside(path: string, old?: Deno.FileInfo) {
+  const part = `${path}.${crypto.randomUUID().slice(0, 8)}.part`;
+  // Containers mount single files, which cannot be replaced. Nor can they be
+  // linked: that tells them apart.
+  const error = await Deno.link(path, part).catch((error) => error);
+  if (error?.code === "EXDEV") return undefined;
+  if (!error) await Deno.remove(part);
+  const mode = (old?.mode ?? 0o666) & 0o777;
+  const opening = Deno.open(part, { write: true, createNew: true, mode });
+  const file = await opening.catch(() => undefined);
+  if (!file || !old || await copyMode(old, part)) return file && { file, part };
+  file.close();
+  await Deno.remove(part);
+  return undefined;
 }
 
-const short = (n: number, unit = 0): string =>
-  n < 1000 || unit === 5
-    ? `${n.toFixed(unit && 1)} ${" kMGTP"[unit].trim()}B`
-    : short(n / 1000, unit + 1);
+/** Gives a file the owner and the mode of another. Returns false if it cannot. */
+async function copyMode(from: Deno.FileInfo, to: string): Promise<boolean> {
+  if (Deno.build.os === "windows") return true;
+  try {
+    const { uid, gid } = await Deno.stat(to);
+    const isSame = uid === from.uid && gid === from.gid;
+    if (!isSame) await Deno.chown(to, from.uid, from.gid);
+    await Deno.chmod(to, from.mode! & 0o7777);
+    return (await Deno.stat(to)).mode === from.mode;
+  } catch {
+    return false;
+  }
+}
 
-/** How a download is getting on: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
-export function progress(
-  { done, total }: { done: number; total: number },
-  ms: number,
+/** Formats a number of bytes: `12.0 MB`. */
+function formatBytes(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
+  const thousands = Math.floor(Math.log10(Math.max(1, bytes)) / 3 + 1e-9);
+  const unit = Math.min(thousands, units.length - 1);
+  return `${(bytes / 1000 ** unit).toFixed(unit ? 1 : 0)} ${units[unit]}`;
+}
+
+/** Formats a progress: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
+export function formatProgress(
+  { done, total }: Progress,
+  milliseconds: number,
 ): string {
-  const speed = 1000 * done / ms,
-    left = (total - done) / speed,
-    known = total < Infinity && total > 0;
-  const share = known
-    ? `${short(done)} of ${short(total)}  ${Math.floor(100 * done / total)}%`
-    : short(done);
-  const rest = left > 0 && left < 86_400
-    ? `  ${new Date(1000 * left).toISOString().slice(11, 19)} left`
-    : "";
-  return `${share}  ${short(speed)}/s${rest}`;
+  const speed = 1000 * done / milliseconds; // bytes a second
+  const seconds = (total - done) / speed;
+  const isKnown = total > 0 && total < Infinity;
+  const isNear = seconds > 0 && seconds < 86_400;
+  const time = isNear ? new Date(1000 * seconds).toISOString() : "";
+  return [
+    formatBytes(done) + (isKnown ? ` of ${formatBytes(total)}` : ""),
+    isKnown ? `${Math.floor(100 * done / total)}%` : "",
+    `${formatBytes(speed)}/s`,
+    isNear ? `${time.slice(11, 19)} left` : "",
+  ].filter((part) => part).join("  ");
 }
 
-/** Shows the progress on the terminal, until it is disposed: then the last line stays. */
-function bar(tally: { done: number; total: number }): Disposable {
+/** Shows the progress on the terminal. The last line stays. */
+function showProgress(progress: Progress): Disposable {
   const started = performance.now();
-  const print = (line: string) =>
-    Deno.stderr.writeSync(new TextEncoder().encode(`\r${line}`));
-  const line = () =>
-    progress(tally, performance.now() - started).slice(
-      0,
-      (Deno.consoleSize().columns || 80) - 1,
-    );
-  const timer = setInterval(() => say(`${line()}\x1b[K`, print), 250);
+  const show = (end: string) => {
+    const line = formatProgress(progress, performance.now() - started);
+    const width = (Deno.consoleSize().columns || 80) - 1;
+    const text = `\r${line.slice(0, width)}\x1b[K${end}`;
+    screen.midLine = !end;
+    Deno.stderr.write(new TextEncoder().encode(text)).catch(() => {}); // gone
+  };
+  const timer = setInterval(show, 250, "");
   return {
-    [Symbol.dispose]:
-      () => (clearInterval(timer), say(`${line()}\x1b[K\n`, print)),
+    [Symbol.dispose]() {
+      clearInterval(timer);
+      show("\n");
+    },
   };
 }
 
-const USAGE =
-  `http_get: an HTTP GET by hand (RFC 9112); the body goes to standard output
+const USAGE = `http_get: an HTTP GET by hand over a socket (RFC 9112)
 
-usage: http_get [options] URL                   http:// may be left out
+usage: http_get [options] URL          http:// may be left out
 
-  -i, --include                  print the headers too
-  -I, --head                     ask for the headers only (HEAD), and print them
-  -L, --location                 follow redirects
-      --max-redirs N             follow this many at most (20)
-  -o, --output FILE              write to FILE, there when whole (-: stdout)
-  -H, --header LINE...           send "Name: value" too; "Name:" leaves one out
-  -A, --user-agent TEXT          say that this client asks (http_get/${VERSION})
-  -f, --fail                     status 400 or more: no body, and exit with 22
-  -m, --max-time SECONDS         the time for all of it (0: any)
-      --connect-timeout SECONDS  the time to connect, TLS included (0: any)
-      --compressed               ask for gzip or deflate, and undo it
-      --cacert FILE              trust the authorities in FILE (PEM) as well
-      --max-filesize BYTES       take no more than this (0: any)
-  -0, --http1.0                  ask in HTTP/1.0
-  -s, --silent                   show no progress
-  -4, --ipv4                     IPv4 only
-  -6, --ipv6                     IPv6 only
-  -v, --verbose                  show what crosses the wire, on stderr
-      --diagram FILE             draw the exchange in a Markdown file (Mermaid)
-  -h, --help                     print this text
-  -V, --version                  print the version
+  -i, --include              print the headers too
+  -I, --head                 ask for the headers only (HEAD), and print them
+  -L, --location             follow redirects (--max-redirs N: at most 20)
+  -o, --output FILE          write to FILE, there when it is whole (-: stdout)
+  -H, --header LINE...       send "Name: value"; "Name:" leaves one out
+  -f, --fail                 status 400 or more: no body, exit status 22
+  -m, --max-time SECONDS     the time for all of it (0: any)
+      --compressed           ask for gzip or deflate, and undo it
+      --cacert FILE          trust the authorities in FILE (PEM) as well
+      --max-filesize BYTES   take no more than this (0: any)
+  -0, --http1.0              ask in HTTP/1.0
+  -s, --silent               show no progress
+      --diagram FILE         draw the exchange into a Markdown file
+  -4, -6                     use IPv4 or IPv6 only
+  -v, --verbose              show what crosses the wire (-vv: every byte)
+  -h, --help, -V, --version  print this text, or the version
 
-examples:
-  http_get -iL example.com                           headers and redirects too
-  http_get -o big.iso https://example.com/big.iso    with its progress
-  http_get -H "Accept: text/html" -v localhost:8080  what crosses the wire
-
-exit status: 0 done, 1 not HTTP, 2 usage, 3 malformed URL, 6 host not found,
-7 cannot connect, 8 bad header, 18 ended early, 22 status 400 or more,
-23 cannot write, 28 timed out, 35 TLS handshake, 47 too many redirects,
-52 empty answer, 56 receiving failed, 60 untrusted certificate,
-61 damaged coding, 63 too large, 130 interrupted
+examples: http_get -iL example.com     headers too, along the redirects
+          http_get -o page -m 9 [::1]  into a file, in 9 seconds
+          http_get -v localhost:8080   what crosses the wire
 `;
 
-type Words = {
-  header: string[];
-  output?: string;
-  cacert?: string;
-  silent: boolean;
-  "max-time"?: number;
-};
+function parse(args: string[]) {
+  // A dot means something to parseArgs.
+  const plain = args.map((arg) => arg === "--http1.0" ? "-0" : arg);
+  return parseArgs(plain, {
+    string: [
+      ...["_", "header", "output", "max-time", "max-redirs"] as const,
+      ...["max-filesize", "cacert", "diagram"] as const,
+    ],
+    boolean: [
+      ...["help", "version", "verbose", "include", "head", "location"] as const,
+      ...["fail", "compressed", "http1", "silent", "ipv4", "ipv6"] as const,
+    ],
+    collect: ["header", "verbose"],
+    alias: {
+      ...{ i: "include", I: "head", L: "location", o: "output", H: "header" },
+      ...{ f: "fail", m: "max-time", s: "silent", v: "verbose", h: "help" },
+      ...{ V: "version", 0: "http1", 4: "ipv4", 6: "ipv6" },
+    },
+    unknown: refuseUnknown,
+  });
+}
+
+/** Checks the command line. Throws a {@linkcode Failure} of 1, 2 or 3. */
+function check(given: ReturnType<typeof parse>) {
+  const [text, another] = given._.map(String);
+  const { ipv4, ipv6 } = given;
+  if (!text) {
+    throw new Failure(2, "missing URL (example: http_get localhost:8080)");
+  }
+  if (another) throw new Failure(2, `too many words: "${another}"`);
+  if (ipv4 && ipv6) throw new Failure(2, "-4 and -6 cannot be combined");
+  const max = Number.MAX_SAFE_INTEGER;
+  return {
+    ...given,
+    url: parseURL(text),
+    headers: given.header.map(parseHeader),
+    family: [4, 6].find((version) => given[`ipv${version}` as "ipv4"]),
+    "max-redirs": parseNumber(given, "max-redirs", 20, [0, max]),
+    "max-filesize": parseNumber(given, "max-filesize", 0, [0, max]),
+    "max-time": parseSeconds(given, "max-time"),
+  };
+}
+
+/** Reads authorities. Throws a {@linkcode Failure} of 2. */
+async function readAuthorities(file: string): Promise<string> {
+  const text = await Deno.readTextFile(file).catch((error) => {
+    throw new Failure(2, `cannot read ${file}: ${reason(error)}`, error);
+  });
+  if (!/^-----BEGIN CERTIFICATE-----\s/m.test(text)) {
+    throw new Failure(2, `there is no certificate in ${file} (PEM)`);
+  }
+  try {
+    Deno.createHttpClient({ caCerts: [text] }).close(); // it looks at them
+    return text;
+  } catch (error) {
+    const why = reason(error).replace(/.*: /, "");
+    throw new Failure(2, `a certificate in ${file} is damaged: ${why}`, error);
+  }
+}
+
+/**
+ * Aborts at SIGHUP, which a terminal sends when it is closed. What nohup(1)
+ * started goes on.
+ */
+async function listenForHangup() {
+  const stop = new AbortController();
+  const hangup = () => stop.abort(new Failure(129, ""));
+  const status = await readSystemFile("/proc/self/status");
+  const isHeard = status // which may be hidden, but nohup leaves no terminal
+    ? /^SigIgn:.*[02468ace]$/m.test(status)
+    : Deno.stderr.isTerminal();
+  if (isHeard) Deno.addSignalListener("SIGHUP", hangup);
+  return {
+    signal: stop.signal,
+    [Symbol.dispose]() {
+      if (isHeard) Deno.removeSignalListener("SIGHUP", hangup);
+    },
+  };
+}
 
 async function client(
-  given: Given<Omit<Options, "url" | "write"> & Words>,
+  options: ReturnType<typeof check>,
+  signal: AbortSignal,
+  trace?: Trace,
 ): Promise<void> {
-  const {
-    words: [text],
-    output: path = "-",
-    cacert,
-    "max-time": time = 0,
-    silent,
-  } = given;
-  if (!text) throw new Failure(2, "a URL is missing: http_get localhost:8080");
-  const headers = given.header.map(parseField),
-    url = parseURL(text),
-    tally = { done: 0, total: Infinity };
-  parseField(`User-Agent: ${given["user-agent"]}`); // no line end in it, no header more
-  using signal = within(time, `not done within ${time / 1000} s`, given.signal);
-  const unread = (error: unknown) =>
-    Promise.reject(
-      new Failure(2, `cannot read ${cacert}: ${reason(error)}`, error),
-    );
-  const caCerts = cacert
-    ? [await unless(signal, Deno.readTextFile(cacert).catch(unread))]
-    : [];
-  const pem = /^-----BEGIN CERTIFICATE-----\s[^]+^-----END CERTIFICATE-----/m;
-  if (cacert && !pem.test(caCerts[0])) {
-    throw new Failure(2, `there is no certificate in ${cacert} (PEM)`);
-  }
-  // Deno trusts its own list of authorities only, unless this is set before the first use.
-  const variable = "DENO_TLS_CA_STORE",
-    { state } = await Deno.permissions.query({ name: "env", variable });
+  const { cacert, output: path = "-", silent } = options;
+  const late = aborted(signal);
+  const unless = <T>(work: Promise<T>) => Promise.race([work, late]);
+  // Deno trusts its own list of authorities only, unless it is told before.
+  const variable = "DENO_TLS_CA_STORE";
+  const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  await using file = /^(-|\/dev\/stdout)$/.test(path)
-    ? undefined
-    : await unless(signal, create(path));
-  using _bar = file && !silent && Deno.stderr.isTerminal()
-    ? bar(tally)
-    : undefined;
-  await download({
-    ...given,
-    url,
-    headers,
-    caCerts,
-    signal,
-    tally,
-    write: file?.write ?? await standardOutput(),
-  });
-  await file?.keep();
+  const caCerts = cacert ? [await unless(readAuthorities(cacert))] : [];
+  const progress = { done: 0, total: Infinity };
+  const rest = { ...options, caCerts, progress, signal, trace };
+  if (path === "-" || path === "/dev/stdout") {
+    return await download({ ...rest, write: await standardOutput() });
+  }
+  await using file = await unless(OutputFile.open(path));
+  if (file.file.isTerminal()) {
+    throw new Failure(23, `${path} is a terminal: leave out -o`);
+  }
+  const isShown = !silent && Deno.stderr.isTerminal();
+  using _bar = isShown ? showProgress(progress) : undefined;
+  using hangup = await listenForHangup();
+  const either = AbortSignal.any([signal, hangup.signal]);
+  const write = (bytes: Uint8Array) => file.write(bytes);
+  await download({ ...rest, signal: either, write });
+  await file.keep();
 }
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const plain = args.map((arg) => arg === "--http1.0" ? "-0" : arg); // a dot means something to parseArgs
-  return run<Omit<Options, "url" | "write"> & Words>(
-    { name: "http_get", usage: USAGE, words: 1 },
-    plain,
-    client,
-  );
+  const script = { name: "http_get", usage: USAGE };
+  return run(script, () => parse(args), async (given, signal, trace) => {
+    const options = check(given);
+    const { "max-time": time } = options;
+    const limit = timeLimit(time || Infinity, signal);
+    try {
+      await client(options, limit, trace);
+    } catch (error) {
+      if (!limit.aborted || signal.aborted) throw error;
+      throw new Failure(28, `not done within ${time / 1000} s`, error);
+    }
+  });
 }
 
-if (import.meta.main) Deno.exit(await main(Deno.args)); // exitCode would wait for a write that nobody takes
+// Not by exitCode: a write that nobody takes would hold the process.
+if (import.meta.main) Deno.exit(await main(Deno.args));

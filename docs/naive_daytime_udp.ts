@@ -1,16 +1,11 @@
-// The same over UDP. It fails when a datagram gets lost: it waits for ever. See daytime.md.
+// The same over UDP. It fails when a datagram is lost: it waits for ever. See
+// daytime.md.
 const [hostname, port] = Deno.args;
 
-const socket = Deno.listenDatagram({
-  transport: "udp",
-  hostname: "0.0.0.0",
-  port: 0,
-});
-await socket.send(new Uint8Array(), {
-  transport: "udp",
-  hostname,
-  port: Number(port),
-});
+const any = { hostname: "0.0.0.0", port: 0 };
+const server = { transport: "udp", hostname, port: Number(port) } as const;
+const socket = Deno.listenDatagram({ transport: "udp", ...any });
+await socket.send(new Uint8Array(), server);
 const [answer] = await socket.receive();
 console.log(new TextDecoder().decode(answer).trim());
 socket.close();

@@ -1,9 +1,7 @@
-// An echo server over UDP in ten lines. An empty datagram ends it, and it cuts at 1500 bytes: see echo_udp.md.
-const socket = Deno.listenDatagram({
-  transport: "udp",
-  hostname: "::",
-  port: 7777,
-});
+// An echo server over UDP in ten lines. An empty datagram ends it, and it cuts
+// datagrams at 1500 bytes: see echo_udp.md.
+const at = { hostname: "::", port: 7777 };
+const socket = Deno.listenDatagram({ transport: "udp", ...at });
 console.log("listening on port 7777");
 
 for (;;) {

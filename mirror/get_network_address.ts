@@ -1,6 +1,9 @@
 // jsr:@std/net/get-network-address, which npm does not have.
 
-/** The first address by which other machines may know this one, by the conditions of the official function. */
+/**
+ * The first address by which other machines may know this one. It chooses as
+ * the official function does.
+ */
 export function getNetworkAddress(
   family: Deno.NetworkInterfaceInfo["family"] = "IPv4",
 ): string | undefined {

@@ -136,7 +136,7 @@ function split(flags: string[]): Set<string> {
   return new Set(single);
 }
 
-test("a program may do what its script's first line says, and write files", () => {
+test("a program may do what its script's first line says", () => {
   for (const [script, options] of Object.entries(SCRIPTS)) {
     const text = Deno.readTextFileSync(new URL(script, ROOT));
     const flags = text.split("\n")[0].match(/--\S+/g)!;
@@ -149,7 +149,7 @@ test("a program may do what its script's first line says, and write files", () =
   }
 });
 
-test("deno task compile refuses a platform that Deno does not know", async () => {
+test("deno task compile refuses a platform that is unknown", async () => {
   const folder = `${elsewhere}/pdp-11`;
   const args = ["--target", "pdp-11", "--output", folder];
   const words = ["run", "-A", "tools/compile.ts", ...args];

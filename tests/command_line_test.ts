@@ -4,6 +4,7 @@ import {
   assertEquals,
   assertMatch,
   assertNotMatch,
+  assertRejects,
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
 import { bytes, captured, type Handler, LINUX, missing } from "./helpers.ts";
@@ -53,7 +54,10 @@ const ECHO = {
   servers: ["--host=::1", "--port=1", "--quiet"],
   clients: ["--count=1", "--size=1", "--interval=1", "--timeout=1", "--json"],
   bad: [
-    ...[[["-w", "soon"], "soon"], [["-c", "1.5"], "1.5"], [["-i", ""], "i"]],
+    ...[[["-w", "soon"], "soon"], [["-c", "1.5"], "1.5"], [
+      ["-i", ""],
+      "interval",
+    ]],
     ...[[["-c", "0"], '"0"'], [["word"], "word"], [["-s", "many"], "many"]],
   ] as [string[], string][],
 };
@@ -98,7 +102,7 @@ const SCRIPTS: Script[] = [{
   servers: [],
   clients: [],
   bad: [
-    ...[[["-m", "soon"], "soon"], [["word"], "word"], [["-o", ""], "o"]],
+    ...[[["-m", "soon"], "soon"], [["word"], "word"], [["-o", ""], "output"]],
     ...[[["--max-redirs", "all"], "all"], [["-H", "no colon"], "no colon"]],
   ] as [string[], string][],
 }];
@@ -248,7 +252,7 @@ each(SCRIPTS, "refuses a host of digits alone, and no port", async (script) => {
 });
 
 each(SERVERS, "refuses for a server what is a client's", async (script) => {
-  const own = [...script.clients, "--diagram=x.md", "-4", "-6"];
+  const own = [...script.clients, "--diagram=/no/folder", "-4", "-6"];
   const family: Record<string, string> = { "-4": "4", "-6": "6" };
   const cases: [string[], string][] = [
     ...own.map((option) =>
@@ -263,12 +267,20 @@ each(SERVERS, "refuses for a server what is a client's", async (script) => {
   ];
   for (const [args, offender] of cases) {
     const words = [...script.serve!, ...args];
-    // daytime with --udp and --serve serves both anyway
     const { status, out, err } = await command(script, ...words);
     assertEquals([status, out], [2, ""], `${args.join(" ")}: ${err}`);
     assertOneLine(script, err);
     assertStringIncludes(err, offender);
   }
+});
+
+each(SCRIPTS, "draws nothing of a bad command line", async (script) => {
+  await using folder = await temporary();
+  const file = `${folder.path}/drawing.md`;
+  const words = script.ask("5", 7);
+  const { status } = await command(script, ...words, "--diagram", file);
+  assert(status === 2 || status === 3, `${status}`);
+  await assertRejects(() => Deno.stat(file), Deno.errors.NotFound);
 });
 
 // Failures of the network, and their exit statuses
@@ -447,7 +459,7 @@ each(
       const { code, stdout, stderr } = await server.finish();
       assertEquals([code, stderr], [0, ""]);
       const peer =
-        /^(?:tcp )?127\.0\.0\.1:\d+ .*\b\d+ bytes.* in \d+\.\d{3} s/gm;
+        /^(tcp |udp )?127\.0\.0\.1:\d+ .*\b\d+ bytes.* in \d+\.\d{3} s/gm;
       assertEquals(stdout.match(peer)?.length, 1, stdout);
       const near = stdout.match(/^from the local network: .*$/m)?.[0] ?? "";
       if (near) assertMatch(near, RegExp(`//[\\d.]+:${port}$`));

@@ -1,19 +1,23 @@
 /**
- * The ways to a script besides the project's own folder: two files copied, a URL, an installed command, one function pasted
- * into a file; and the least rights that it runs with.
+ * The ways to a script besides the project's own folder: copied files, a URL,
+ * an installed command, a function pasted into a file of one's own; and the
+ * least rights that it runs with.
  */
 import {
   assert,
   assertEquals,
   assertLessOrEqual,
   assertMatch,
+  assertStringIncludes,
 } from "jsr:@std/assert@^1";
-import { type Finished, ROOT, Running, test } from "./helpers.ts";
+import { type Finished, receive, ROOT, Running, send } from "./helpers.ts";
+import { bytes, test, text, WINDOWS } from "./helpers.ts";
 
-const DENO = Deno.execPath(), WINDOWS = Deno.build.os === "windows";
+const DENO = Deno.execPath();
 const NAMES = ["daytime", "http_get", "echo_tcp", "echo_udp"];
-const UDP = ["daytime", "echo_udp"]; // these need a flag of Deno's, where no deno.json sets it
-const MAP = import.meta.dirname + "/../mirror/import_map.json";
+const MAP = `${import.meta.dirname}/../mirror/import_map.json`;
+/** What a copy is told where no deno.json tells it. */
+const MAPPED = ["--no-config", "--import-map", MAP];
 
 const work = Deno.realPathSync(Deno.makeTempDirSync({ prefix: "copies" }));
 globalThis.addEventListener(
@@ -22,14 +26,23 @@ globalThis.addEventListener(
 );
 
 /** A folder of the test's own. */
-const folder = () => Deno.makeTempDir({ dir: work });
-const read = (path: string) => Deno.readTextFile(new URL(path, ROOT));
-const unstable = (name: string) => UDP.includes(name) ? ["--unstable-net"] : [];
+function folder(): Promise<string> {
+  return Deno.makeTempDir({ dir: work });
+}
 
-/** Copies a script and what it shares with the others, nothing else. */
-async function copy(name: string): Promise<string> {
+function read(path: string): Promise<string> {
+  return Deno.readTextFile(new URL(path, ROOT));
+}
+
+/** The flag of Deno's that these need, where no deno.json sets it. */
+function unstable(name: string): string[] {
+  return ["daytime", "echo_udp"].includes(name) ? ["--unstable-net"] : [];
+}
+
+/** Copies files of the project into an empty folder. */
+async function copy(...files: string[]): Promise<string> {
   const into = await folder();
-  for (const file of [`${name}.ts`, "utils.ts"]) {
+  for (const file of files) {
     await Deno.copyFile(new URL(file, ROOT), `${into}/${file}`);
   }
   return into;
@@ -38,9 +51,21 @@ async function copy(name: string): Promise<string> {
 /** What starts a script, whichever way it was had. */
 type Start = (...args: string[]) => Running;
 
+/** Starts a copied script. */
+function starter(
+  name: string,
+  flags: string[],
+  options: Deno.CommandOptions,
+): Start {
+  const run = ["run", "--no-prompt", ...flags, ...unstable(name)];
+  return (...args) =>
+    new Running(DENO, [...run, `${name}.ts`, ...args], options);
+}
+
 async function finished(running: Running, input = ""): Promise<Finished> {
   await using process = running;
-  if (input) await process.type(input).catch(() => {}); // where it has ended, what it said tells why
+  // Where it has ended already, what it said tells why.
+  if (input) await process.type(input).catch(() => {});
   return await process.finish();
 }
 
@@ -48,480 +73,381 @@ async function serving(server: Running): Promise<string> {
   return (await server.until(/listening on \w+:\/\/127\.0\.0\.1:(\d+)\n/))[1];
 }
 
-/** Uses a script for what it is made for, and has it show the exchange. */
-async function works(name: string, start: Start): Promise<void> {
+/** A web server with one page. */
+function webServer(): Deno.HttpServer<Deno.NetAddr> {
+  const at = { hostname: "127.0.0.1", port: 0, onListen() {} };
+  return Deno.serve(at, () => new Response("a page\n"));
+}
+
+/** Uses a script for what it is made for, with these options. */
+async function works(
+  name: string,
+  start: Start,
+  options = ["-v"],
+): Promise<Finished> {
   if (name === "http_get") {
-    await using server = Deno.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      onListen() {},
-    }, () => new Response("a page\n"));
-    const { code, stdout, stderr } = await finished(
-      start("-v", `http://127.0.0.1:${server.addr.port}/`),
-    );
-    assertEquals({ code, stdout }, { code: 0, stdout: "a page\n" }, stderr);
-    return assertMatch(stderr, /> .*GET \/ HTTP\/1\.1/);
+    await using server = webServer();
+    const url = `http://127.0.0.1:${server.addr.port}/`;
+    const done = await finished(start(...options, url));
+    assertEquals([done.code, done.stdout], [0, "a page\n"], done.stderr);
+    return done;
   }
-  await using server = start(
-    ...name === "daytime" ? ["--serve"] : [],
-    "--host",
-    "127.0.0.1",
-    "--port",
-    "0",
-  );
-  const port = await serving(server);
+  const serve = name === "daytime" ? ["--serve"] : [];
+  const at = ["--host", "127.0.0.1", "--port", "0"];
+  await using server = start(...serve, ...at);
+  const to = ["127.0.0.1", await serving(server)];
   if (name === "daytime") {
-    const { code, stdout, stderr } = await finished(
-      start("-u", "-v", "127.0.0.1", port),
-    );
-    assertEquals(code, 0, stderr);
-    assertMatch(stdout, /^\w+, \w+ \d+, \d{4} \d\d:\d\d:\d\d-UTC\r?\n$/);
-    return assertMatch(stderr, /< \d+ bytes "/);
+    const done = await finished(start("-u", ...options, ...to));
+    assertEquals(done.code, 0, done.stderr);
+    assertMatch(done.stdout, /^\w+, \w+ \d+, \d{4} \d\d:\d\d:\d\d-UTC\r?\n$/);
+    return done;
   }
-  const { code, stdout, stderr } = await finished(
-    start("-v", "-c", `127.0.0.1:${port}`),
-    "hello\n",
-  );
-  assertEquals({ code, stdout }, { code: 0, stdout: "hello\n" }, stderr);
-  assertMatch(stderr, /< 6 bytes "hello\\n"/);
+  const done = await finished(start(...options, ...to), "hello\n");
+  assertEquals([done.code, done.stdout], [0, "hello\n"], done.stderr);
+  return done;
 }
 
-/** A folder for what Deno keeps, in which nothing of the scripts is kept yet; npm's packages need not come again. */
+/** A cache of Deno's without the scripts; npm's packages are in it. */
 async function freshCache(): Promise<Record<string, string>> {
-  const { code, stdout, stderr } = await finished(
-    new Running(DENO, ["info", "--json"]),
-  );
-  assertEquals(code, 0, stderr);
+  const { stdout } = await finished(new Running(DENO, ["info", "--json"]));
   const cache = await folder();
-  await Deno.symlink(
-    JSON.parse(stdout).npmCache,
-    `${cache}/npm`,
-    WINDOWS ? { type: "junction" } : undefined,
-  );
-  return { DENO_DIR: cache };
+  const type = WINDOWS ? { type: "junction" } as const : undefined;
+  await Deno.symlink(JSON.parse(stdout).npmCache, `${cache}/npm`, type);
+  return { DENO_DIR: cache, NO_COLOR: "1" };
 }
 
-/** A server that stands in for JSR, with the packages of `mirror/`: what a network that reaches JSR would find there. */
-async function registry(): Promise<Deno.HttpServer<Deno.NetAddr>> {
-  const found = new Map<
-    string,
-    { exports: Record<string, string>; manifest: Record<string, unknown> }
-  >();
+interface Package {
+  exports: Record<string, string>;
+  manifest: Record<string, unknown>;
+}
+
+/** The files of `mirror/` as JSR would give them, by path and package. */
+async function packages() {
+  const found = new Map<string, Package>();
   const files = new Map<string, string>();
-  for (
-    const [specifier, file] of Object.entries<string>(
-      JSON.parse(await read("mirror/import_map.json")).imports,
-    )
-  ) {
-    const [, name, path] = specifier.match(/^jsr:(@std\/[\w-]+)@\^1(.*)$/) ??
-      [];
-    if (!name) continue;
-    const about = found.get(name) ?? { exports: {}, manifest: {} },
-      text = await read(`mirror/${file}`);
-    const bytes = new TextEncoder().encode(text),
-      hash = await crypto.subtle.digest("SHA-256", bytes);
-    const hex = Array.from(
-      new Uint8Array(hash),
-      (byte) => byte.toString(16).padStart(2, "0"),
-    ).join("");
+  const { imports } = JSON.parse(await read("mirror/import_map.json"));
+  for (const [specifier, file] of Object.entries<string>(imports)) {
+    const match = specifier.match(/^jsr:(@std\/[\w-]+)@\^1(.*)$/);
+    if (!match) continue;
+    const [, name, path] = match;
+    const text = await read(`mirror/${file}`);
+    const hash = await crypto.subtle.digest("SHA-256", bytes(text));
+    const checksum = `sha256-${new Uint8Array(hash).toHex()}`;
+    const about = found.get(name) ?? { exports: {}, manifest: {} };
     about.exports[`.${path}`] = file;
-    about.manifest[file.slice(1)] = {
-      size: bytes.length,
-      checksum: `sha256-${hex}`,
-    };
-    found.set(name, about), files.set(`/${name}/1.0.0${file.slice(1)}`, text);
+    about.manifest[file.slice(1)] = { size: bytes(text).length, checksum };
+    found.set(name, about);
+    files.set(`/${name}/1.0.0${file.slice(1)}`, text);
   }
-  return Deno.serve(
-    { hostname: "127.0.0.1", port: 0, onListen() {} },
-    ({ url }) => {
-      const { pathname } = new URL(url),
-        [, name, what] =
-          pathname.match(/^\/(@std\/[\w-]+)\/(?:1\.0\.0_)?(\w+)/) ?? [];
-      const about = found.get(name), text = files.get(pathname);
-      if (text !== undefined) {
-        return new Response(text, {
-          headers: { "content-type": "application/typescript" },
-        });
-      }
-      if (!about || what !== "meta") return new Response(null, { status: 404 });
-      return Response.json(
-        pathname.includes("_")
-          ? about
-          : { latest: "1.0.0", versions: { "1.0.0": {} } },
-      );
-    },
-  );
+  return { found, files };
+}
+
+/** A server that stands in for JSR, with the packages of `mirror/`. */
+async function registry(): Promise<Deno.HttpServer<Deno.NetAddr>> {
+  const { found, files } = await packages();
+  const headers = { "content-type": "application/typescript" };
+  const latest = { latest: "1.0.0", versions: { "1.0.0": {} } };
+  const at = { hostname: "127.0.0.1", port: 0, onListen() {} };
+  return Deno.serve(at, ({ url }) => {
+    const { pathname } = new URL(url);
+    const text = files.get(pathname);
+    if (text !== undefined) return new Response(text, { headers });
+    const [, name, meta] = pathname.match(/^\/(@std\/[\w-]+)\/(.+)$/) ?? [];
+    const about = found.get(name);
+    if (about && meta === "meta.json") return Response.json(latest);
+    if (about && meta === "1.0.0_meta.json") return Response.json(about);
+    return new Response(null, { status: 404 });
+  });
 }
 
 /** The project's folder, as any web server would give it. */
 function site(): Deno.HttpServer<Deno.NetAddr> {
-  return Deno.serve(
-    { hostname: "127.0.0.1", port: 0, onListen() {} },
-    async ({ url }) => {
-      const text = await read(`.${new URL(url).pathname}`).catch(() =>
-        undefined
-      );
-      return new Response(
-        text,
-        text === undefined
-          ? { status: 404 }
-          : { headers: { "content-type": "text/plain" } },
-      );
-    },
-  );
+  const at = { hostname: "127.0.0.1", port: 0, onListen() {} };
+  const headers = { "content-type": "text/plain" };
+  return Deno.serve(at, async ({ url }) => {
+    const file = `.${new URL(url).pathname}`;
+    const text = await read(file).catch(() => undefined);
+    if (text === undefined) return new Response(text, { status: 404 });
+    return new Response(text, { headers });
+  });
 }
 
-test("a copied script needs utils.ts, and nothing else where JSR is reached", async () => {
+test("a copied script needs utils.ts only, where JSR is reached", async () => {
   await using jsr = await registry();
-  const env = {
-    ...await freshCache(),
-    JSR_URL: `http://127.0.0.1:${jsr.addr.port}/`,
-  };
+  const url = `http://127.0.0.1:${jsr.addr.port}/`;
+  const env = { ...await freshCache(), JSR_URL: url };
   await Promise.all(NAMES.map(async (name) => {
-    const cwd = await copy(name);
-    await works(
-      name,
-      (...args) =>
-        new Running(DENO, [
-          "run",
-          "-A",
-          ...unstable(name),
-          `${name}.ts`,
-          ...args,
-        ], { cwd, env }),
-    );
-    assertEquals(
-      [...Deno.readDirSync(cwd)].map((file) => file.name).sort(),
-      [`${name}.ts`, "utils.ts"].sort(),
-    );
+    const cwd = await copy(`${name}.ts`, "utils.ts");
+    await works(name, starter(name, ["-A"], { cwd, env }), []);
+    const files = [...Deno.readDirSync(cwd)].map((file) => file.name);
+    assertEquals(files.sort(), [`${name}.ts`, "utils.ts"].sort());
   }));
 });
 
-test("a copied script needs deno.json and mirror/ too, where npm is reached but JSR is not", async () => {
+test("a copied script says which file -v needs, and works with it", async () => {
   await Promise.all(NAMES.map(async (name) => {
-    const cwd = await copy(name);
-    await Deno.copyFile(new URL("deno.json", ROOT), `${cwd}/deno.json`);
+    const cwd = await copy(`${name}.ts`, "utils.ts");
+    const start = starter(name, ["-A", ...MAPPED], { cwd });
+    for (const option of [["-v"], ["--diagram", "x.md"]]) {
+      const { code, stdout, stderr } = await finished(
+        start(...option, "127.0.0.1:9"),
+      );
+      assertEquals([code, stdout], [1, ""]);
+      assertMatch(stderr, RegExp(`^${name}: [^\n]*\\btrace\\.ts\\b[^\n]*\n$`));
+    }
+    await Deno.copyFile(new URL("trace.ts", ROOT), `${cwd}/trace.ts`);
+    const { stderr } = await works(name, start);
+    assertMatch(stderr, /< \d+ bytes "/);
+  }));
+});
+
+test("copies type-check in a folder with nothing else", async () => {
+  const copies = NAMES.map((name) => `${name}.ts`);
+  for (const traces of [[], ["trace.ts"]]) {
+    const cwd = await copy(...copies, "utils.ts", ...traces);
+    const flags = ["check", "--quiet", ...MAPPED, "--unstable-net"];
+    const options = { cwd, env: { NO_COLOR: "1" } };
+    const checking = new Running(DENO, [...flags, ...copies], options);
+    const { code, stderr } = await finished(checking);
+    assertEquals([code, stderr], [0, ""], traces.join());
+  }
+});
+
+test("a copied script runs with deno.json and mirror/ beside it", async () => {
+  await Promise.all(NAMES.map(async (name) => {
+    const cwd = await copy(`${name}.ts`, "utils.ts", "trace.ts", "deno.json");
     await Deno.mkdir(`${cwd}/mirror`);
     for await (const { name: file } of Deno.readDir(new URL("mirror", ROOT))) {
-      await Deno.copyFile(
-        new URL(`mirror/${file}`, ROOT),
-        `${cwd}/mirror/${file}`,
-      );
+      const path = `mirror/${file}`;
+      await Deno.copyFile(new URL(path, ROOT), `${cwd}/${path}`);
     }
-    await works(
-      name,
-      (...args) =>
-        new Running(DENO, ["run", "-A", `${name}.ts`, ...args], { cwd }),
-    );
+    await works(name, starter(name, ["-A"], { cwd }));
   }));
 });
 
-test("a copied script runs with the import map given by flag, and no configuration", async () => {
-  await Promise.all(NAMES.map(async (name) => {
-    const cwd = await copy(name),
-      flags = ["-A", "--no-config", "--import-map", MAP, ...unstable(name)];
-    await works(
-      name,
-      (...args) =>
-        new Running(DENO, ["run", ...flags, `${name}.ts`, ...args], { cwd }),
-    );
-  }));
-});
-
-test("a copied script says in one line which flag it needs for UDP, or to share a port", async () => {
+test("a copied script says in one line which flag it needs", async () => {
   const cases = [
     ["echo_tcp", "--reuse-port"],
     ["echo_udp"],
-    ["echo_udp", "-c", "127.0.0.1"],
+    ["echo_udp", "127.0.0.1"],
     ["daytime", "-s"],
-    [
-      "daytime",
-      "-u",
-      "127.0.0.1",
-    ],
+    ["daytime", "-u", "127.0.0.1"],
   ];
   await Promise.all(cases.map(async ([name, ...args]) => {
-    const cwd = await copy(name),
-      flags = ["-A", "--no-config", "--import-map", MAP];
-    const { code, stdout, stderr } = await finished(
-      new Running(DENO, ["run", ...flags, `${name}.ts`, ...args], { cwd }),
-    );
-    assertEquals({ code, stdout }, { code: 1, stdout: "" });
-    assertMatch(stderr, new RegExp(`^${name}: .*--unstable-net.*\n$`));
+    const cwd = await copy(`${name}.ts`, "utils.ts");
+    const words = ["run", "-A", ...MAPPED, `${name}.ts`, ...args];
+    const done = await finished(new Running(DENO, words, { cwd }));
+    assertEquals([done.code, done.stdout], [1, ""], done.stderr);
+    assertMatch(done.stderr, RegExp(`^${name}: .*--unstable-net.*\n$`));
   }));
 });
 
 test("each script runs from a URL", async () => {
   await using server = site();
   await using jsr = await registry();
-  const env = { ...await freshCache(), NO_COLOR: "1" },
-    from = `http://127.0.0.1:${server.addr.port}`;
-  await Promise.all(NAMES.map(async (name) => {
-    // Once as told for networks without JSR, and once as anywhere else.
-    const ways = [{ flags: ["--import-map", MAP], env }, {
+  const env = await freshCache();
+  const url = `http://127.0.0.1:${server.addr.port}`;
+  // As told for networks without JSR, and as anywhere else.
+  const ways = [
+    { flags: ["--import-map", MAP], env },
+    {
       flags: [],
       env: { ...env, JSR_URL: `http://127.0.0.1:${jsr.addr.port}/` },
-    }];
+    },
+  ];
+  await Promise.all(NAMES.map(async (name) => {
     for (const { flags, env } of ways) {
-      const args = [
-        "run",
-        "-A",
-        "--no-config",
-        ...flags,
-        ...unstable(name),
-        `${from}/${name}.ts`,
-        "--help",
-      ];
-      const { code, stdout, stderr } = await finished(
-        new Running(DENO, args, { cwd: work, env }),
-      );
+      const run = ["run", "-A", "--no-config", ...flags, ...unstable(name)];
+      const args = [...run, `${url}/${name}.ts`, "--help"];
+      const running = new Running(DENO, args, { cwd: work, env });
+      const { code, stdout, stderr } = await finished(running);
       assertEquals(code, 0, stderr);
-      assertMatch(stdout, new RegExp(`^${name}: `));
+      assertMatch(stdout, RegExp(`^${name}: `));
     }
   }));
 });
 
-test("the line in each script's header installs it as a command", async () => {
+test("each script installs as a command, with its first line's rights", async () => {
   await Promise.all(NAMES.map(async (name) => {
-    const [, line] = (await read(`${name}.ts`)).match(
-      /^ \* Install: deno (install -g .*)$/m,
-    )!;
-    const words = line.split(" "), root = await folder();
-    assertEquals(words.at(-1), `${name}.ts`);
     const [first] = (await read(`${name}.ts`)).split("\n");
-    assertEquals(
-      words.slice(2, -1),
-      first.split(" ").filter((word) => word.startsWith("--")),
-      "what the first line has",
-    );
-    const installed = await finished(
-      new Running(DENO, [
-        ...words.slice(0, -1),
-        "--root",
-        root,
-        "--import-map",
-        MAP,
-        `${name}.ts`,
-      ], { cwd: ROOT }),
-    );
+    const flags = first.split(" ").filter((word) => word.startsWith("--"));
+    const root = await folder();
+    const into = ["install", "-g", "--root", root, "--import-map", MAP];
+    const args = [...into, ...flags, `${name}.ts`];
+    const installed = await finished(new Running(DENO, args, { cwd: ROOT }));
     assertEquals(installed.code, 0, installed.stderr);
-    const path = DENO.replace(/[\\/][^\\/]*$/, "") + (WINDOWS ? ";" : ":") +
-      Deno.env.get("PATH");
+    const folders = [DENO.replace(/[\\/][^\\/]*$/, ""), Deno.env.get("PATH")];
+    const env = { PATH: folders.join(WINDOWS ? ";" : ":") };
     const command = `${root}/bin/${name}${WINDOWS ? ".cmd" : ""}`;
-    await works(
-      name,
-      (...args) =>
-        new Running(command, args, { cwd: work, env: { PATH: path } }),
-    );
+    await works(name, (...args) => new Running(command, args, { env }));
   }));
 });
 
-// Older versions of Deno know no permission sets; deno.json with one must not disturb them.
-const SETS = !/^2\.[0-4]\./.test(Deno.version.deno);
-
-test(`deno.json ${SETS ? "grants each script what it needs by `deno run -P`" : "is understood"}`, async () => {
+test("deno.json grants each script what it needs by `deno run -P`", async () => {
   await Promise.all(NAMES.map(async (name) => {
-    const flags = SETS ? ["-P", "--no-prompt"] : ["-A"];
-    await works(
-      name,
-      (...args) =>
-        new Running(DENO, ["run", ...flags, `${name}.ts`, ...args], {
-          cwd: ROOT,
-        }),
-    );
-    const { stderr } = await finished(
-      new Running(DENO, ["run", "-A", `${name}.ts`, "--version"], {
-        cwd: ROOT,
-      }),
-    );
-    assertEquals(stderr, "");
+    const { stderr } = await works(name, starter(name, ["-P"], { cwd: ROOT }));
+    assertMatch(stderr, /< \d+ bytes "/);
   }));
 });
 
-if (SETS) {
-  test("deno run -P lets no script touch a file, and -P=files lets it write the one that it is told", async () => {
-    await using server = Deno.serve({
-      hostname: "127.0.0.1",
-      port: 0,
-      onListen() {},
-    }, () => new Response("a page\n"));
-    const get = (set: string, file: string) => {
-      const args = [
-        "run",
-        set,
-        "--no-prompt",
-        "http_get.ts",
-        "-s",
-        "-o",
-        file,
-        `http://127.0.0.1:${server.addr.port}/`,
-      ];
-      return finished(new Running(DENO, args, { cwd: ROOT }));
-    };
-    const barred = await get("-P", `${work}/barred`),
-      granted = await get("-P=files", `${work}/granted`);
-    assertEquals(
-      [barred.code, granted.code],
-      [23, 0],
-      barred.stderr + granted.stderr,
-    );
-    assertEquals(await Deno.readTextFile(`${work}/granted`), "a page\n");
-    assert(
-      ![...Deno.readDirSync(work)].some(({ name }) =>
-        name.startsWith("barred")
-      ),
-    );
-  });
-}
+test("-P lets no script touch a file, -P=files the one it is told", async () => {
+  await using server = webServer();
+  const url = `http://127.0.0.1:${server.addr.port}/`;
+  const get = async (set: string, file: string) => {
+    const start = starter("http_get", [set], { cwd: ROOT });
+    return (await finished(start("-s", "-o", file, url))).code;
+  };
+  assertEquals(await get("-P", `${work}/barred`), 23);
+  assertEquals(await get("-P=files", `${work}/granted`), 0);
+  assertEquals(await Deno.readTextFile(`${work}/granted`), "a page\n");
+  const names = [...Deno.readDirSync(work)].map(({ name }) => name);
+  assert(!names.some((name) => name.startsWith("barred")), `${names}`);
+});
 
-/** What a student adds to the function to have a program: it is run with `deno run`, and a port to speak to. */
-const LESSONS = [
-  {
-    script: "echo_tcp",
-    name: "echo",
-    program: `
-      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-      console.log(\`listening on tcp://127.0.0.1:\${listener.addr.port}\`);
-      for (;;) {
-        const conn = await listener.accept();
-        echo(conn).catch(console.error).finally(() => conn.close());
-      }`,
-    try: async (start: Start) => {
-      await using server = start();
-      using conn = await Deno.connect({
-        hostname: "127.0.0.1",
-        port: Number(await serving(server)),
-      });
-      await conn.write(new TextEncoder().encode("hello"));
-      await conn.closeWrite();
-      assertEquals(await new Response(conn.readable).text(), "hello");
-    },
-  },
-  {
-    script: "echo_udp",
-    name: "echo",
-    program: `
-      const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-      console.log(\`listening on udp://127.0.0.1:\${(socket.addr as Deno.NetAddr).port}\`);
-      await echo(socket);`,
-    try: async (start: Start) => {
-      await using server = start();
-      const to: Deno.NetAddr = {
-        transport: "udp",
-        hostname: "127.0.0.1",
-        port: Number(await serving(server)),
-      };
-      const socket = Deno.listenDatagram({
-        transport: "udp",
-        hostname: "127.0.0.1",
-        port: 0,
-      });
-      try {
-        for (const text of ["hello", ""]) {
-          await socket.send(new TextEncoder().encode(text), to);
-          assertEquals(
-            new TextDecoder().decode((await socket.receive())[0]),
-            text,
-          );
-        }
-      } finally {
-        socket.close();
-      }
-    },
-  },
-  {
-    script: "http_get",
-    name: "get",
-    program: `
-      const conn = await Deno.connect({ hostname: "127.0.0.1", port: Number(Deno.args[0]) });
-      const request = new TextEncoder().encode("GET / HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n");
-      for await (const bytes of get(conn, request)) await Deno.stdout.write(bytes);
-      conn.close();`,
-    try: async (start: Start) => {
-      await using server = Deno.serve(
-        { hostname: "127.0.0.1", port: 0, onListen() {} },
-        () => new Response("a page\n"),
-      );
-      const { code, stdout, stderr } = await finished(
-        start(`${server.addr.port}`),
-      );
-      assertEquals({ code, stderr }, { code: 0, stderr: "" });
-      assertMatch(stdout, /^HTTP\/1\.1 200 OK\r\n.*\r\n\r\na page\n$/s);
-    },
-  },
-  {
-    script: "daytime",
-    name: "daytime",
-    program: `
-      const conn = await Deno.connect({ hostname: "127.0.0.1", port: Number(Deno.args[0]) });
-      console.log(new TextDecoder().decode(await daytime(conn)));
-      conn.close();`,
-    try: async (start: Start) => {
-      using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-      const client = finished(start(`${listener.addr.port}`));
-      using conn = await listener.accept();
-      for (const part of ["Monday, ", "November 23"]) {
-        await conn.write(new TextEncoder().encode(part));
-      }
-      await conn.closeWrite();
-      assertEquals(await client, {
-        code: 0,
-        signal: null,
-        stdout: "Monday, November 23\n",
-        stderr: "",
-      });
-    },
-  },
-];
+// Lessons
 
-/** A function of a script, with its comment: up to the first line that is only its closing brace. */
+/** A function of a script, up to the first line that is its closing brace. */
 async function lesson(script: string, name: string): Promise<string> {
-  const found = (await read(`${script}.ts`)).match(
-    new RegExp(
-      `^/\\*\\*(?:(?!\\*/)[^])*\\*/\\nexport async function\\*? ${name}\\([^]*?\\n}\\n`,
-      "m",
-    ),
-  );
-  assert(found, `${script}.ts has a function ${name}`);
-  return found[0];
+  const start = `export async function ${name}(`;
+  const lines = (await read(`${script}.ts`)).split("\n");
+  const first = lines.findIndex((line) => line.startsWith(start));
+  assert(first >= 0, `${script}.ts has no function ${name}`);
+  const last = lines.indexOf("}", first);
+  return lines.slice(first, last + 1).join("\n") + "\n";
 }
 
-test("a protocol function, pasted into a file of one's own, is a program with ten more lines", async () => {
-  const into = await folder(), files: string[] = [];
-  for (const { script, name, program } of LESSONS) {
-    const lines = program.trim().split("\n"), text = await lesson(script, name);
-    assertLessOrEqual(lines.length, 10, script);
-    files.push(`${script}_lesson.ts`);
-    await Deno.writeTextFile(
-      `${into}/${files.at(-1)}`,
-      `${text}\n${lines.join("\n")}\n`,
-    );
+const TEXTBOOK = `export async function echo(conn: Deno.Conn): Promise<void> {
+  const buffer = new Uint8Array(1024);
+  for (;;) {
+    const n = await conn.read(buffer);
+    if (n === null) break;
+    await conn.write(buffer.subarray(0, n));
   }
-  const args = ["check", "--quiet", "--no-config", "--unstable-net", ...files];
-  const checked = await finished(
-    new Running(DENO, args, { cwd: into, env: { NO_COLOR: "1" } }),
+}
+`;
+
+test("a student's own echo works with the server unchanged", async () => {
+  const cwd = await copy("echo_tcp.ts", "utils.ts", "trace.ts");
+  const script = await read("echo_tcp.ts");
+  const parameters = /\(conn: Deno\.Conn\)/;
+  const own = TEXTBOOK.replace(
+    parameters,
+    '(conn: Pick<Deno.Conn, "read" | "write">)',
   );
-  assertEquals(checked.code, 0, checked.stderr);
-  await Promise.all(LESSONS.map((each, i) => {
-    const flags = [
-      "--allow-net",
-      "--no-prompt",
-      "--no-config",
-      ...unstable(each.script),
-    ];
-    return each.try((...args) =>
-      new Running(DENO, ["run", ...flags, files[i], ...args], { cwd: into })
-    );
+  const replaced = script.replace(await lesson("echo_tcp", "echo"), () => own);
+  assertStringIncludes(replaced, own);
+  await Deno.writeTextFile(`${cwd}/echo_tcp.ts`, replaced);
+  const flags = ["-A", "--check", ...MAPPED];
+  const start = starter("echo_tcp", flags, { cwd, env: { NO_COLOR: "1" } });
+  await works("echo_tcp", start);
+  await using server = start("-v", "--host", "127.0.0.1", "--port", "0");
+  const port = Number(await serving(server));
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  const message = bytes("x".repeat(100_000));
+  const sending = send(conn, message).then(() => conn.closeWrite());
+  const [answer] = await Promise.all([receive(conn), sending]);
+  assertEquals(text(answer), text(message));
+  // It is counted, traced and told to end as the script's own is.
+  await server.until(/127\.0\.0\.1:\d+ 100000 bytes in \d+\.\d{3} s\n/);
+  assertMatch(server.stderr, /< 127\.0\.0\.1:\d+ \d+ bytes "x+/);
+  server.kill(WINDOWS ? "SIGINT" : "SIGTERM");
+  assertEquals((await server.finish()).code, 0);
+});
+
+/** What a student adds to a function to have a program of it. */
+interface Lesson {
+  script: string;
+  name: string;
+  program: string;
+  try: (start: Start) => Promise<void>;
+}
+
+const LESSONS: Lesson[] = [{
+  script: "echo_tcp",
+  name: "echo",
+  program: `
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    console.log(\`listening on tcp://127.0.0.1:\${listener.addr.port}\`);
+    for (;;) {
+      const conn = await listener.accept();
+      echo(conn).catch(console.error).finally(() => conn.close());
+    }`,
+  async try(start) {
+    await using server = start();
+    const port = Number(await serving(server));
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    await send(conn, bytes("hello"));
+    await conn.closeWrite();
+    assertEquals(text(await receive(conn)), "hello");
+  },
+}, {
+  script: "echo_udp",
+  name: "echo",
+  program: `
+    const at = { hostname: "127.0.0.1", port: 0 };
+    const socket = Deno.listenDatagram({ transport: "udp", ...at });
+    const { port } = socket.addr as Deno.NetAddr;
+    console.log(\`listening on udp://127.0.0.1:\${port}\`);
+    await echo(socket);`,
+  async try(start) {
+    await using server = start();
+    const at = { transport: "udp", hostname: "127.0.0.1" } as const;
+    const to: Deno.NetAddr = { ...at, port: Number(await serving(server)) };
+    const socket = Deno.listenDatagram({ ...at, port: 0 });
+    try {
+      for (const word of ["hello", ""]) {
+        await socket.send(bytes(word), to);
+        assertEquals(text((await socket.receive())[0]), word);
+      }
+    } finally {
+      socket.close();
+    }
+  },
+}, {
+  script: "daytime",
+  name: "daytime",
+  program: `
+    const at = { hostname: "127.0.0.1", port: Number(Deno.args[0]) };
+    const conn = await Deno.connect(at);
+    console.log(new TextDecoder().decode(await daytime(conn)));
+    conn.close();`,
+  async try(start) {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const client = finished(start(`${listener.addr.port}`));
+    using conn = await listener.accept();
+    for (const part of ["Monday, ", "November 23"]) {
+      await send(conn, bytes(part));
+    }
+    await conn.closeWrite();
+    const { code, stdout, stderr } = await client;
+    assertEquals([code, stdout, stderr], [0, "Monday, November 23\n", ""]);
+  },
+}];
+
+test("a protocol function is a program with ten more lines", async () => {
+  const into = await folder();
+  const files = LESSONS.map(({ script }) => `${script}_lesson.ts`);
+  for (const [i, { script, name, program }] of LESSONS.entries()) {
+    assertLessOrEqual(program.trim().split("\n").length, 10, script);
+    const whole = `${await lesson(script, name)}${program}\n`;
+    await Deno.writeTextFile(`${into}/${files[i]}`, whole);
+  }
+  const check = ["check", "--quiet", "--no-config", "--unstable-net"];
+  const options = { cwd: into, env: { NO_COLOR: "1" } };
+  const checking = new Running(DENO, [...check, ...files], options);
+  const { code, stderr } = await finished(checking);
+  assertEquals([code, stderr], [0, ""]);
+  await Promise.all(LESSONS.map((each) => {
+    const flags = ["--allow-net", "--no-config", ...unstable(each.script)];
+    return each.try(starter(`${each.script}_lesson`, flags, { cwd: into }));
   }));
 });
 
-test("a protocol function is a lesson of at most twenty lines", async () => {
-  for (const { script, name } of LESSONS) {
-    const code = (await lesson(script, name)).replace(/^\/\*\*[^]*?\*\/\n/, "");
-    assertLessOrEqual(
-      code.trim().split("\n").length,
-      20,
-      `${name} in ${script}.ts`,
-    );
+test("a protocol function has at most twenty lines", async () => {
+  for (
+    const { script, name } of [...LESSONS, { script: "http_get", name: "get" }]
+  ) {
+    const lines = (await lesson(script, name)).trim().split("\n");
+    assertLessOrEqual(lines.length, 20, `${name} in ${script}.ts`);
   }
 });

@@ -6,7 +6,7 @@ import {
 import { demonstrate } from "../tools/demo.ts";
 import { ROOT, Running, test } from "./helpers.ts";
 
-test("the demo shows every exchange, and ends with a line a script", async () => {
+test("the demo shows each exchange, and which scripts work", async () => {
   const args = ["task", "--quiet", "demo"];
   const running = new Running(Deno.execPath(), args, { cwd: ROOT });
   const { code, stdout, stderr } = await running.finish(30);
@@ -27,7 +27,7 @@ test("the demo shows every exchange, and ends with a line a script", async () =>
   assertEquals(/\x1b/.test(stdout + stderr), false, "colours, but no terminal");
 });
 
-test("the demo goes on after an exercise that failed, and names it", async () => {
+test("the demo goes on after a failure, and names it", async () => {
   const lines: string[] = [];
   const { log, error } = console;
   console.log = (line = "") => lines.push(line.replaceAll("%c", ""));

@@ -5,7 +5,7 @@ import { repeat, Running, soon, test } from "./helpers.ts";
 
 const ignore = Deno.build.os === "windows";
 
-/** Never ends, nor does its child, whose process number it writes into a file. */
+/** Never ends, nor does its child, whose number it writes into a file. */
 const HANGS = `
   const args = ["eval", "setInterval(() => {}, 1000)"];
   const child = new Deno.Command(Deno.execPath(), { args }).spawn();
@@ -42,7 +42,7 @@ test("the test task ends what hangs, with all that it started", {
   await Deno.remove(file);
 });
 
-test("the test task ends at the first step that fails, with its status", async () => {
+test("the test task ends with the status of what fails first", async () => {
   const steps = ["0", "Deno.exit(9)", "Deno.exit(8)"];
   const commands = steps.map((code) => ["eval", code]);
   assertEquals(await run(commands, new AbortController().signal), 9);

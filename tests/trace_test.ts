@@ -69,6 +69,13 @@ test("echo_tcp -v shows what a server sees, a reset too", async () => {
   await server.until(/\* \S+ reset by the peer\n/, "stderr");
 });
 
+test("echo_tcp -v says when a connection timed out", async () => {
+  const words = ["-v", "--idle-timeout", "0.2"];
+  await using server = await serve("echo_tcp", words);
+  using _conn = await Deno.connect({ port: server.port });
+  await server.until(/\* \S+ [^\n]*timed out\n/, "stderr");
+});
+
 test("no line of a trace is wider than 80 columns", async () => {
   const trace = new Trace("echo_tcp", 1);
   const peer = "[2001:db8:1111:2222:3333:4444:5555:6666%eth0]:65535 ";

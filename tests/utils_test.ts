@@ -198,12 +198,10 @@ test("numbers and seconds keep to their range, and say which", () => {
     assertStringIncludes(message, `"${size}"`);
   }
   assertEquals(parseSeconds({}, "wait", 5), 5000);
-  assertEquals(
-    ["1.5", ".5", "0"].map((wait) => parseSeconds({ wait }, "wait")),
-    [
-      ...[1500, 500, 0],
-    ],
+  const waits = ["1.5", ".5", "0"].map((wait) =>
+    parseSeconds({ wait }, "wait")
   );
+  assertEquals(waits, [1500, 500, 0]);
   for (const wait of ["-1", "1s", "1e9", "Infinity", "1000001", "."]) {
     const [status, message] = failure(() => parseSeconds({ wait }, "wait"));
     assertEquals(status, 2);
@@ -293,7 +291,7 @@ test("looking up ends when the signal aborts", async () => {
   const at = { hostname: "localhost", port: 1, signal: stop.signal };
   const looking = resolve(at);
   stop.abort(new Failure(130, ""));
-  assertEquals((await failureOf(looking))[0], 130);
+  await assertRejects(() => soon(looking, "the end of a lookup"), Failure);
 });
 
 test("connecting says 7 when refused, 6 when there is no such name", async () => {

@@ -49,7 +49,8 @@ function command({ jobs }: Workflow, job: string, step: string): string {
   return found.run;
 }
 
-for (const [file, workflow] of Object.entries({ CI, RELEASE })) {
+for (const workflow of [CI, RELEASE]) {
+  const file = workflow === CI ? "ci.yml" : "release.yml";
   const jobs = Object.entries(workflow.jobs);
   const steps = jobs.flatMap(([, { steps }]) => steps);
 
@@ -128,11 +129,28 @@ test("deno.json, the scripts and the changelog name one version", () => {
   assertEquals(read("CHANGELOG.md").match(heading)?.[1], VERSION);
 });
 
+/** What `deno doc --json` says of a file, as far as the test needs it. */
+interface Documented {
+  symbols: {
+    name: string;
+    declarations: { declarationKind: string; jsDoc?: { doc?: string } }[];
+  }[];
+}
+
 test("every exported name is described", async () => {
-  const args = ["doc", "--lint", ...Object.keys(SCRIPTS), "utils.ts"];
-  const linting = new Running(Deno.execPath(), args, { cwd: ROOT });
-  const { code, stderr } = await linting.finish(30);
+  const args = ["doc", "--json", ...Object.keys(SCRIPTS), "utils.ts"];
+  const running = new Running(Deno.execPath(), args, { cwd: ROOT });
+  const { code, stdout, stderr } = await running.finish(30);
   assertEquals(code, 0, stderr);
+  const files: Documented[] = Object.values(JSON.parse(stdout).nodes);
+  const symbols = files.flatMap((file) => file.symbols);
+  assert(symbols.length > 0);
+  const bare = symbols.filter(({ declarations }) =>
+    declarations.every(({ declarationKind, jsDoc }) =>
+      declarationKind === "export" && !jsDoc?.doc
+    )
+  );
+  assertEquals(bare.map(({ name }) => name), []);
 });
 
 /** Stands in for `npx deno task compile --target TARGET`. */
@@ -246,6 +264,9 @@ async function tryPrograms(text: (name: string) => string) {
 }
 
 test("a release is published if its programs work", { ignore }, async () => {
+  for (const name of PROGRAMS) {
+    assertMatch(command(RELEASE, "try", "try"), new RegExp(`\\b${name}\\b`));
+  }
   const deno = `"${Deno.execPath()}" run -A "${ROOT.pathname}`;
   const done = await tryPrograms((name) => {
     const file = Object.keys(SCRIPTS).find((file) =>

@@ -33,6 +33,7 @@ export interface Peer {
 /** A server that listens. */
 export interface Server extends Peer {
   port: number;
+  pid: number;
 }
 
 // A socket as the servers open it by default, IPv6 that takes IPv4 as well,
@@ -41,9 +42,9 @@ const HOST = "::ffff:127.0.0.1";
 const TIMEOUT = 15_000; // milliseconds that a program may take to get going
 
 /** One of this project's servers, as a user starts it. */
-export function ours(name: string): Peer {
+export function ours(name: string, ...more: string[]): Peer {
   const rights = ["--no-prompt", "--allow-net", "--unstable-net"];
-  const options = ["--quiet", "--port", "0", "--host"];
+  const options = [...more, "--quiet", "--port", "0", "--host"];
   const args = ["run", "--quiet", ...rights, path(name), ...options];
   return { name, program: Deno.execPath(), args };
 }
@@ -153,7 +154,7 @@ export class Workbench implements AsyncDisposable {
     }
     clearTimeout(late);
     const port = Number(line.match(/(\d+)\n/)?.[1]);
-    if (port) return { ...peer, port };
+    if (port) return { ...peer, port, pid: child.pid };
     this.signal.throwIfAborted();
     const errors = await new Response(child.stderr).text();
     const why = errors.match(/^.*error.*$/im)?.[0] ?? "it says nothing";

@@ -1,0 +1,80 @@
+/*
+ * The server that tools/bench_http.ts puts before http_get and curl: bodies in
+ * chunks of one size, from memory. In C, because a server in JavaScript would
+ * be the slowest part.
+ *
+ *     http_load                prints its port, and serves until it is killed
+ *     GET /BYTES/CHUNK         answers so many bytes, in chunks of so many
+ */
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define HEAD "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+#define BATCH (256 * 1024) /* bytes of body in a write, at least */
+
+static int send_all(int conn, const char *bytes, size_t length) {
+  while (length > 0) {
+    ssize_t sent = write(conn, bytes, length);
+    if (sent <= 0) return -1;
+    bytes += sent;
+    length -= sent;
+  }
+  return 0;
+}
+
+/* Makes `count` chunks of `size` bytes. Returns how long all of them are. */
+static size_t make_chunks(char *to, size_t count, size_t size) {
+  char *at = to;
+  for (size_t i = 0; i < count; i++) {
+    at += sprintf(at, "%zx\r\n", size);
+    for (size_t j = 0; j < size; j++) *at++ = 'a' + (i + j) % 26;
+    *at++ = '\r';
+    *at++ = '\n';
+  }
+  return at - to;
+}
+
+static void answer(int conn, size_t bytes, size_t size) {
+  size_t count = BATCH / size + 1;
+  char *chunks = malloc(count * (size + 24));
+  int failed = send_all(conn, HEAD, strlen(HEAD));
+  size_t length = make_chunks(chunks, count, size);
+  for (; !failed && bytes >= count * size; bytes -= count * size)
+    failed = send_all(conn, chunks, length);
+  length = make_chunks(chunks, bytes / size, size);
+  if (!failed) failed = send_all(conn, chunks, length);
+  if (!failed) send_all(conn, "0\r\n\r\n", 5);
+  free(chunks);
+}
+
+static void serve(int conn) {
+  char request[4096];
+  size_t bytes, size;
+  ssize_t length = read(conn, request, sizeof request - 1);
+  request[length > 0 ? length : 0] = '\0';
+  if (sscanf(request, "GET /%zu/%zu ", &bytes, &size) == 2 && size > 0)
+    answer(conn, bytes, size);
+  close(conn);
+}
+
+int main(void) {
+  struct sockaddr_in at = {.sin_family = AF_INET};
+  socklen_t length = sizeof at;
+  int listener = socket(AF_INET, SOCK_STREAM, 0);
+  signal(SIGPIPE, SIG_IGN);
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (bind(listener, (struct sockaddr *)&at, length) < 0) return 1;
+  if (listen(listener, 8) < 0) return 1;
+  getsockname(listener, (struct sockaddr *)&at, &length);
+  printf("%d\n", ntohs(at.sin_port));
+  fflush(stdout);
+  for (;;) {
+    int conn = accept(listener, NULL, NULL);
+    if (conn >= 0) serve(conn);
+  }
+}

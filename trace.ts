@@ -63,6 +63,11 @@ export class Diagram {
     this.#names = [name];
   }
 
+  /** Names a participant anew. */
+  rename(from: string, to: string): void {
+    this.#names = this.#names.map((name) => name === from ? to : name);
+  }
+
   /** Draws an arrow from one participant to another. */
   arrow(from: string, arrow: string, to: string, text: string): void {
     this.#add(`${this.#lane(from)}${arrow}${this.#lane(to)}: `, text);
@@ -129,6 +134,16 @@ export class Trace {
     readonly file?: string,
   ) {
     this.#diagram = new Diagram(name);
+  }
+
+  /** The same trace of a client, which has its own lane. */
+  client(name: string): Trace {
+    this.#diagram.rename(this.name, name); // for the first: it draws nothing
+    const trace = new Trace(name, this.level);
+    trace.#started = this.#started;
+    trace.#diagram = this.#diagram;
+    trace.peer = this.peer;
+    return trace;
   }
 
   /** Something in a socket's life: a line, and a note in the diagram. */

@@ -212,31 +212,37 @@ test("the client passes over what others send to its port", async () => {
   assertEquals(written, ["mine\n"]);
 });
 
+/** A socket as Windows has it: first news of a closed port, then an answer. */
+class Resetting {
+  #asked = Promise.withResolvers<void>();
+  #receives = 0;
+
+  async receive(): Promise<[Uint8Array<ArrayBuffer>, Deno.Addr]> {
+    await this.#asked.promise;
+    this.#receives++;
+    if (this.#receives === 1) throw new Deno.errors.ConnectionReset("ICMP");
+    if (this.#receives === 2) return [bytes("hello\n"), at(7777)];
+    return await new Promise(() => {});
+  }
+
+  send(datagram: Uint8Array): Promise<number> {
+    this.#asked.resolve();
+    return Promise.resolve(datagram.length);
+  }
+
+  close(): void {}
+}
+
 test("the client waits on after news that nobody listens", async () => {
-  const asked = Promise.withResolvers<void>();
-  let receives = 0;
-  const socket = {
-    async receive(): Promise<[Uint8Array<ArrayBuffer>, Deno.Addr]> {
-      await asked.promise;
-      receives++;
-      if (receives === 1) throw new Deno.errors.ConnectionReset("ICMP");
-      if (receives === 2) return [bytes("hello\n"), at(7777)];
-      return await new Promise(() => {});
-    },
-    send(datagram: Uint8Array) {
-      asked.resolve();
-      return Promise.resolve(datagram.length);
-    },
-    close: () => {},
-  };
   const input = ReadableStream.from([bytes("hello\n")]);
   let back = "";
   const output = (bytes: Uint8Array) => {
     back += text(bytes);
     return Promise.resolve();
   };
-  const options = { to: at(7777), input, output, timeout: 5000 };
-  await soon(talk({ socket, ...options }), "the client's end");
+  const socket = new Resetting();
+  const options = { socket, to: at(7777), input, output, timeout: 5000 };
+  await soon(talk(options), "the client's end");
   assertEquals(back, "hello\n");
 });
 
@@ -474,17 +480,6 @@ for (const size of [4, 5, 1472, LARGEST]) {
   });
 }
 
-test("echo_udp refuses a size that a datagram cannot have", async () => {
-  await using server = echoing();
-  for (const size of ["3", "65508", "x"]) {
-    const args = [server.at, "-c", "1", "--size", size];
-    const { value, err } = await captured(() => main(args));
-    assertEquals(value, 2);
-    assertStringIncludes(err, `"${size}"`);
-  }
-  assertEquals(server.received.length, 0);
-});
-
 test("echo_udp gets a megabyte of binary back, a datagram a line", async () => {
   await using server = await serve("echo_udp", ["--host", "127.0.0.1"]);
   const lines = random(1_000_000); // of every length, 256 bytes on average
@@ -507,17 +502,9 @@ test("echo_udp ends with its input, not before", async () => {
   assertEquals((await client.finish()).code, 0);
 });
 
-test("Ctrl-C ends the client with 130, round trips with their summary", {
+test("Ctrl-C ends round trips with 130 and their summary", {
   ignore: WINDOWS,
 }, async () => {
-  const asked = Promise.withResolvers<void>();
-  await using silent = new Actor(() => asked.resolve());
-  await using talker = start("echo_udp", [silent.at]);
-  await talker.type("hello\n");
-  await soon(asked.promise, "the question");
-  talker.kill("SIGINT");
-  const { code, stdout, stderr } = await talker.finish();
-  assertEquals([code, stdout, stderr], [130, "", ""]);
   await using server = echoing();
   await using pinger = start("echo_udp", [server.at, "-c", "100"]);
   await pinger.until(/seq=1 .*\n/);
@@ -525,15 +512,6 @@ test("Ctrl-C ends the client with 130, round trips with their summary", {
   const end = await pinger.finish();
   assertEquals([end.code, end.stderr], [130, ""]);
   assertMatch(end.stdout, /\n1 sent, 1 received, 0% loss\nmin.*\n$/);
-});
-
-test("echo_udp with nobody there is 28, in one line", async () => {
-  const gone = new Peer();
-  gone[Symbol.dispose]();
-  const args = ["-w", "0.2", formatAddress(gone.addr)];
-  const { code, stdout, stderr } = await run("echo_udp", args, "hello\n");
-  assertEquals([code, stdout], [28, ""]);
-  assertMatch(stderr, /^echo_udp: no answer in 0\.2 s: 1 outstanding\n$/);
 });
 
 test("echo_udp says to whom it cannot send, and why: 56", {
@@ -566,9 +544,6 @@ test("echo_udp asks a name over IPv4, over IPv6 with -6", {
     const { code, stdout } = await client.finish();
     assertEquals(code, 0);
     assertStringIncludes(stdout, `64 bytes from ${address}:7777: seq=1 `);
-    const other = option === "-4" ? "::1" : "127.0.0.1";
-    const refused = await captured(() => main([option, other, "-c", "1"]));
-    assertEquals([refused.value, refused.out], [2, ""]);
   }
 });
 
@@ -654,30 +629,6 @@ test("echo_udp draws round trips with their times, without their bytes", async (
   const notes = drawing.match(/Note .*: seq=\d time=\d+\.\d\d ms\n/g);
   assertEquals(notes?.length, 3);
 });
-
-for (const outcome of ["without an answer", "interrupted"]) {
-  test(`echo_udp draws an exchange that is ${outcome}`, {
-    ignore: WINDOWS,
-  }, async () => {
-    await using folder = await temporary();
-    const file = `${folder.path}/exchange.md`;
-    const asked = Promise.withResolvers<void>();
-    await using server = new Actor(() => asked.resolve());
-    const isInterrupted = outcome === "interrupted";
-    const wait = isInterrupted ? "0" : "0.2";
-    const args = ["-w", wait, server.at, "--diagram", file];
-    await using client = start("echo_udp", args);
-    await client.type("hello\n");
-    await soon(asked.promise, "the question");
-    if (isInterrupted) client.kill("SIGINT");
-    const { code } = await client.finish();
-    assertEquals(code, isInterrupted ? 130 : 28);
-    const drawing = await Deno.readTextFile(file);
-    assertMatch(drawing, /-\)p\d: 6 bytes "hello/);
-    const note = isInterrupted ? "interrupted" : "no answer";
-    assertMatch(drawing, RegExp(`Note left of p1: ${note}`));
-  });
-}
 
 // Other servers
 

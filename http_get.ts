@@ -441,7 +441,13 @@ class Decoder {
   }
 
   async #pass(error?: unknown): Promise<void> {
-    for (const bytes of this.#decoded.splice(0)) await this.output.write(bytes);
+    for (const bytes of this.#decoded.splice(0)) {
+      await this.output.write(bytes);
+      // A used buffer is freed at once: the collector would let many pile up.
+      const { buffer, byteOffset, length } = bytes;
+      const isUsed = byteOffset + length === buffer.byteLength;
+      if (isUsed) (buffer as ArrayBuffer).transfer(0);
+    }
     if (!error) return;
     await this.output.drain(); // what is good comes out
     throw new Failure(61, `the ${this.coding} coding is damaged`, error);
@@ -902,7 +908,9 @@ function showProgress(progress: Progress): Disposable {
     const width = (Deno.consoleSize().columns || 80) - 1;
     const text = `\r${line.slice(0, width)}\x1b[K${end}`;
     screen.midLine = !end;
-    Deno.stderr.write(new TextEncoder().encode(text)).catch(() => {}); // gone
+    try {
+      Deno.stderr.writeSync(new TextEncoder().encode(text));
+    } catch { /* the terminal is gone */ }
   };
   const timer = setInterval(show, 250, "");
   return {

@@ -1,0 +1,219 @@
+import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
+import { missing, ROOT, run, Running, test } from "./helpers.ts";
+import { folder, RawServer, write } from "./http_servers.ts";
+
+const OK = "HTTP/1.1 200 OK\r\n";
+const HI = `${OK}Content-Length: 2\r\n\r\nhi`;
+const UNIX = { ignore: Deno.build.os === "windows" };
+const LINUX = { ignore: Deno.build.os !== "linux" };
+const SCRIPT = new URL("http_get.ts", ROOT).pathname;
+const COMMAND = [Deno.execPath(), "run", "-A", "--no-prompt", SCRIPT];
+const IN_PLACE = /^http_get: .* cannot be replaced: it is written in place\n$/;
+
+/** Gets "hi" into a file. */
+async function get(file: string, ...before: string[]) {
+  await using server = new RawServer(HI);
+  const words = [...before, ...COMMAND, "-o", file, server.url().href];
+  const env = { NO_COLOR: "1" };
+  await using script = new Running(words[0], words.slice(1), { env });
+  const { code, stderr } = await script.finish();
+  return { code, stderr, asked: server.requests.length };
+}
+
+const DONE = { code: 0, stderr: "", asked: 1 };
+
+test("http_get -o leaves a file when all of it came, and nothing otherwise", async () => {
+  using dir = folder();
+  const file = `${dir.path}/a`;
+  const seen: string[][] = [];
+  await using server = new RawServer(async (conn, request) => {
+    seen.push(dir.names());
+    const answers: Record<string, string> = {
+      "/early": `${OK}Content-Length: 9\r\n\r\nhello`,
+      "/404": "HTTP/1.1 404 Not Found\r\n\r\noops",
+    };
+    await write(conn, answers[request.split(" ")[1]] ?? HI);
+  });
+  const get = (path: string) =>
+    run("http_get", ["-f", "-o", file, server.url(path).href]);
+  assertEquals([(await get("/early")).code, dir.names()], [18, []]);
+  assertEquals([(await get("/404")).code, dir.names()], [22, []]);
+  assertEquals([(await get("/")).code, dir.names()], [0, ["a"]]);
+  assertEquals(Deno.readTextFileSync(file), "hi");
+  assertEquals([(await get("/early")).code, dir.names()], [18, ["a"]]);
+  assertEquals(Deno.readTextFileSync(file), "hi", "the file of before stays");
+  assertEquals(seen[0].length, 1);
+  for (const names of seen) {
+    assertMatch(names.join(" "), /^(a )?a\.[\da-f]+\.part$/);
+  }
+});
+
+test(
+  "http_get -o follows links, also one that leads to nothing yet",
+  UNIX,
+  async () => {
+    using dir = folder();
+    const path = (name: string) => `${dir.path}/${name}`;
+    Deno.symlinkSync("real", path("link"));
+    for (const before of ["nothing", "a file"]) {
+      assertEquals(await get(path("link")), DONE, before);
+      assert(Deno.lstatSync(path("link")).isSymlink);
+      assertEquals(Deno.readTextFileSync(path("real")), "hi");
+      assertEquals(dir.names(), ["link", "real"]);
+    }
+    Deno.symlinkSync("loop", path("loop"));
+    const { code, stderr, asked } = await get(path("loop"));
+    assertEquals([code, asked], [23, 0]);
+    assertMatch(
+      stderr,
+      /cannot write .*loop: too many levels of symbolic links/,
+    );
+  },
+);
+
+test(
+  "http_get -o keeps the mode of what it replaces, setuid too",
+  UNIX,
+  async () => {
+    using dir = folder();
+    const file = `${dir.path}/a`;
+    for (const mode of [0o666, 0o600, 0o644, 0o4755, 0o2750]) {
+      Deno.writeTextFileSync(file, "before");
+      Deno.chmodSync(file, mode);
+      const { ino } = Deno.statSync(file);
+      assertEquals(await get(file), DONE);
+      const after = Deno.statSync(file);
+      assertEquals(after.mode! & 0o7777, mode, mode.toString(8));
+      assert(after.ino !== ino, "it was replaced");
+      assertEquals(Deno.readTextFileSync(file), "hi");
+    }
+  },
+);
+
+test(
+  "http_get -o writes to what is no file, and refuses a folder",
+  UNIX,
+  async () => {
+    using dir = folder();
+    assertEquals(await get("/dev/null"), DONE);
+    assert(Deno.statSync("/dev/null").isCharDevice);
+    const { code, stderr, asked } = await get(dir.path);
+    assertEquals([code, asked], [23, 0]);
+    assertMatch(stderr, /cannot write .*is a directory/);
+  },
+);
+
+test(
+  "http_get -o does not replace what it could not write to",
+  LINUX,
+  async () => {
+    using dir = folder();
+    const busy = `${dir.path}/sleep`; // a program under way cannot be written to
+    Deno.copyFileSync("/bin/sleep", busy);
+    await using _program = new Running(busy, ["60"]);
+    const { code, stderr } = await get(busy);
+    assertEquals([code, dir.names()], [23, ["sleep"]]);
+    assertMatch(stderr, /^http_get: cannot write .*sleep: text file busy\n$/);
+  },
+);
+
+test("http_get -o writes a long name in place, and says so", UNIX, async () => {
+  using dir = folder();
+  const file = `${dir.path}/${"a".repeat(250)}`;
+  const { code, stderr } = await get(file);
+  assertEquals([code, Deno.readTextFileSync(file)], [0, "hi"]);
+  assertMatch(stderr, IN_PLACE);
+  const longer = await get(`${dir.path}/${"a".repeat(300)}`);
+  assertEquals([longer.code, longer.asked], [23, 0]);
+});
+
+test(
+  "http_get -o writes in place from the start, and nothing before an answer",
+  UNIX,
+  async () => {
+    using dir = folder();
+    const file = `${dir.path}/${"a".repeat(250)}`;
+    Deno.writeTextFileSync(file, "before, and long");
+    await using server = new RawServer("");
+    const args = ["-o", file, server.url().href];
+    assertEquals((await run("http_get", args)).code, 52);
+    assertEquals(Deno.readTextFileSync(file), "before, and long");
+    await get(file);
+    assertEquals(Deno.readTextFileSync(file), "hi");
+    await using empty = new RawServer(`${OK}Content-Length: 0\r\n\r\n`);
+    await run("http_get", ["-o", file, empty.url().href]);
+    assertEquals(Deno.readTextFileSync(file), "");
+  },
+);
+
+test("http_get -o writes a mounted file in place, and says so", {
+  ignore: LINUX.ignore || missing("unshare"),
+}, async () => {
+  using dir = folder();
+  Deno.writeTextFileSync(`${dir.path}/outside`, "before");
+  Deno.writeTextFileSync(`${dir.path}/in side`, "");
+  const mount = `mount --bind "$0/outside" "$0/in side" && exec "$@"`;
+  const shell = ["unshare", "-rm", "sh", "-c", mount, dir.path];
+  const { code, stderr } = await get(`${dir.path}/in side`, ...shell);
+  assertEquals(code, 0, stderr);
+  assertMatch(stderr, IN_PLACE);
+  assertEquals(Deno.readTextFileSync(`${dir.path}/outside`), "hi");
+  assertEquals(dir.names(), ["in side", "outside"]);
+});
+
+/** Takes root's rights away: then others' files are others'. */
+const PLAIN = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
+const OTHER = {
+  ignore: LINUX.ignore || missing("setpriv") || Deno.uid() !== 0,
+};
+
+test(
+  "http_get -o writes in place where only the folder is locked",
+  OTHER,
+  async () => {
+    using dir = folder();
+    const file = `${dir.path}/mine`;
+    Deno.writeTextFileSync(file, "before");
+    Deno.chmodSync(dir.path, 0o755);
+    Deno.chownSync(dir.path, 4321, 4321);
+    const { code, stderr } = await get(file, ...PLAIN);
+    assertEquals(code, 0, stderr);
+    assertMatch(stderr, IN_PLACE);
+    assertEquals(Deno.readTextFileSync(file), "hi");
+    const none = await get(`${dir.path}/new`, ...PLAIN);
+    assertEquals([none.code, none.asked], [23, 0]);
+  },
+);
+
+test(
+  "http_get -o keeps the owner of a file that others may write to",
+  OTHER,
+  async () => {
+    using dir = folder();
+    const file = `${dir.path}/theirs`;
+    for (const mode of [0o1777, 0o777]) { // sticky, as /tmp is, or not
+      Deno.chmodSync(dir.path, mode);
+      Deno.writeTextFileSync(file, "before");
+      Deno.chmodSync(file, 0o666);
+      Deno.chownSync(file, 4321, 4321);
+      const { code, stderr } = await get(file, ...PLAIN);
+      assertEquals(code, 0, stderr);
+      assertMatch(stderr, IN_PLACE);
+      assertEquals(Deno.readTextFileSync(file), "hi");
+      assertEquals(Deno.statSync(file).uid, 4321);
+      assertEquals(dir.names(), ["theirs"]);
+      assertEquals(await get(file), DONE, "root can give it back");
+      assertEquals(Deno.statSync(file).uid, 4321);
+    }
+  },
+);
+
+test("http_get -o says why a file cannot be written", OTHER, async () => {
+  using dir = folder();
+  Deno.writeTextFileSync(`${dir.path}/a`, "before");
+  Deno.chownSync(`${dir.path}/a`, 4321, 4321);
+  const { code, stderr, asked } = await get(`${dir.path}/a`, ...PLAIN);
+  assertEquals([code, asked], [23, 0]);
+  assertMatch(stderr, /^http_get: cannot write .*: permission denied\n$/);
+  assertEquals(Deno.readTextFileSync(`${dir.path}/a`), "before");
+});

@@ -53,15 +53,15 @@ class Session {
   moved = this.started; // when bytes last went back
   ending = ""; // why the server closed it, if it did
 
-  constructor(readonly conn: Deno.TcpConn) {}
+  constructor(readonly conn: Deno.TcpConn, readonly trace?: Trace) {}
 
   /** Runs the protocol to its end. */
-  run(trace?: Trace): Promise<void> {
+  run(): Promise<void> {
     try {
       this.conn.setNoDelay(true); // answers do not wait for more to send
       this.conn.setKeepAlive(true); // probes notice a peer that vanished
-      if (!trace) return echo(this);
-      const stream = trace.serve(this);
+      if (!this.trace) return echo(this);
+      const stream = this.trace.serve(this);
       return echo(stream).finally(() => stream.close());
     } catch (error) { // the client is gone already
       return Promise.reject(error);
@@ -87,28 +87,31 @@ class Session {
 
   close(ending = ""): void {
     this.ending ||= ending;
+    if (ending) this.trace?.event(`${this.peer} ${ending}`);
     this.conn[Symbol.dispose]();
+  }
+
+  get peer(): string {
+    return formatAddress(this.conn.remoteAddr);
   }
 
   /** Closes it, and returns what the log says of it. */
   end(error?: unknown): string {
-    this.close(error ? reason(error) : "");
-    const peer = formatAddress(this.conn.remoteAddr);
+    if (error) this.ending ||= reason(error);
+    this.close();
     const seconds = ((performance.now() - this.started) / 1000).toFixed(3);
-    const summary = `${peer} ${counted(this.bytes, "byte")} in ${seconds} s`;
-    return this.ending ? `${summary}: ${this.ending}` : summary;
+    const why = this.ending && `: ${this.ending}`;
+    const bytes = counted(this.bytes, "byte");
+    return `${this.peer} ${bytes} in ${seconds} s${why}`;
   }
 }
 
 /** What {@linkcode serve} is told. */
 export interface ServeOptions {
   listener: Deno.TcpListener;
-  /** ends the service, once what has arrived was sent back */
-  signal: AbortSignal;
-  /** connections at once; others wait to be accepted */
-  maxConnections?: number;
-  /** milliseconds in which something must move on a connection */
-  idleTimeout?: number;
+  signal: AbortSignal; // ends it, once what has arrived was sent back
+  maxConnections?: number; // at once; others wait to be accepted
+  idleTimeout?: number; // milliseconds in which something must move
   log?: Log;
   trace?: Trace;
 }
@@ -126,7 +129,7 @@ export async function serve(
   let place = Promise.withResolvers<void>(); // a free one
 
   function begin(conn: Deno.TcpConn): void {
-    const session = new Session(conn);
+    const session = new Session(conn, trace);
     const end = (error?: unknown) => {
       sessions.delete(session);
       total.bytes += session.bytes;
@@ -135,7 +138,7 @@ export async function serve(
     };
     sessions.add(session);
     total.connections++;
-    session.run(trace).then(end, end);
+    session.run().then(end, end);
   }
 
   aborted(signal).catch(() => {
@@ -253,9 +256,7 @@ export interface PingOptions {
   interval: number;
   timeout: number;
   signal: AbortSignal;
-  /** what is counted, also if it ends early */
-  trips: RoundTrips;
-  /** is told of each round trip */
+  trips: RoundTrips; // are counted, also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
 
@@ -336,8 +337,7 @@ usage: echo_tcp [options]              be the server
   -v, --verbose               show what crosses the wire (-vv: every byte)
   -h, --help, -V, --version   print this text, or the version
 
-examples: echo_tcp --port 0                serve on a free port
-          echo_tcp localhost < file        send a file and get it back
+examples: echo_tcp localhost < file        send a file and get it back
           echo_tcp -c 5 -i 0.2 [::1]:7777  five round trips, 0.2 s apart
 `;
 
@@ -391,6 +391,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const count = parseNumber(options, "count", 0, [1, 1e6]);
   const size = parseNumber(options, "size", 64, [1, LARGEST]);
   const interval = parseSeconds(options, "interval", 1);
+  if (count === 0) refuse(options, ["size", "interval", "json"], "needs -c");
   const limit = timeLimit(timeout, signal);
   using socket = await connect({ ...target, signal: limit, trace });
   signal.addEventListener("abort", () => socket[Symbol.dispose]());
@@ -398,8 +399,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   if (count === 0) {
     const input = Deno.stdin.readable;
     const talking = talk({ conn, input, output, timeout });
-    await Promise.race([talking, aborted(signal)]);
-    return;
+    return await Promise.race([talking, aborted(signal)]);
   }
   const trips = new RoundTrips();
   const peer = formatAddress(socket.remoteAddr);
@@ -420,9 +420,9 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
   const script = { name: "echo_tcp", usage: USAGE };
-  return run(script, () => parse(args), async (options, signal, trace) => {
-    const isClient = options._.length > 0;
-    await (isClient ? client : server)(options, signal, trace);
+  return run(script, () => parse(args), (options, signal, trace) => {
+    const work = options._.length > 0 ? client : server;
+    return work(options, signal, trace);
   });
 }
 

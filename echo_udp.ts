@@ -57,7 +57,6 @@ class Count {
   add(length: number): void {
     this.datagrams++;
     this.bytes += length;
-    this.moved = performance.now();
   }
 
   toString(): string {
@@ -75,6 +74,7 @@ class Session {
     readonly socket: Socket,
     readonly isAnswered: (sender: Deno.NetAddr) => boolean,
     readonly warn: Log,
+    readonly log?: Log,
   ) {}
 
   receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
@@ -86,31 +86,35 @@ class Session {
     const peer = to as Deno.NetAddr;
     if (!this.isAnswered(peer)) return Promise.resolve(datagram.length);
     const sending = this.socket.send(datagram, to);
-    const count = (length: number) => this.#count(length, formatAddress(peer));
-    const warn = (error: unknown) =>
+    sending.then((length) => this.#count(length, peer), (error) => {
       this.warn(`cannot answer: ${reason(error)}`);
-    sending.then(count, warn);
+    });
     return sending;
   }
 
-  #count(length: number, who: string): void {
+  #count(length: number, to: Deno.NetAddr): void {
+    this.total.add(length);
+    if (!this.log) return;
+    const who = formatAddress(to);
     const peer = this.#peers.get(who) ?? new Count();
     peer.add(length);
-    this.total.add(length);
+    peer.moved = performance.now();
     // Of so many peers at once most are forged.
     if (this.#peers.size < 100) this.#peers.set(who, peer);
     else if (peer.datagrams === 1) this.warn("not all peers are listed");
   }
 
   /** Logs the peers that were silent for so long: UDP knows no other end. */
-  logSilent(milliseconds: number, log: Log): void {
+  logSilent(milliseconds: number): void {
     const now = performance.now();
     for (const [who, peer] of this.#peers) {
       const { started, moved } = peer;
       const isBusy = now - moved < milliseconds && now - started < 60_000;
       if (isBusy) continue;
       this.#peers.delete(who);
-      log(`${who} ${peer} in ${((moved - started) / 1000).toFixed(3)} s`);
+      this.log?.(
+        `${who} ${peer} in ${((moved - started) / 1000).toFixed(3)} s`,
+      );
     }
   }
 }
@@ -147,19 +151,19 @@ export interface ServeOptions {
 
 /** Serves all peers until the signal aborts. Returns what went back. */
 export async function serve(
-  { socket, signal, lose = 0, seed = 0, log = () => {}, trace }: ServeOptions,
+  { socket, signal, lose = 0, seed = 0, log, trace }: ServeOptions,
 ): Promise<Count> {
   const traced = trace ? trace.datagrams(socket) : socket;
   const { port } = socket.addr as Deno.NetAddr;
   const draw = random(seed);
-  const warn = limited(log, 1); // a line a second
+  const warn = limited(log ?? (() => {}), 1); // a line a second
   const isAnswered = (sender: Deno.NetAddr) => {
     if (!isSuspect(sender, port)) return 100 * draw() >= lose;
     warn(`not answered: ${formatAddress(sender)} may be a server`);
     return false;
   };
-  const session = new Session(traced, isAnswered, warn);
-  const sweep = setInterval(() => session.logSilent(3000, log), 1000);
+  const session = new Session(traced, isAnswered, warn, log);
+  const sweep = setInterval(() => session.logSilent(3000), 1000);
   try {
     await Promise.race([echo(session), aborted(signal)]);
   } catch (error) {
@@ -168,7 +172,7 @@ export async function serve(
   } finally {
     clearInterval(sweep);
     traced.close();
-    session.logSilent(0, log);
+    session.logSilent(0);
   }
   return session.total;
 }
@@ -523,9 +527,11 @@ async function open(target: Target): Promise<Asking> {
   const any = hostname.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });
   const { trace } = target;
-  if (trace) trace.peer = formatAddress(to);
-  trace?.event(`asking ${trace.peer}`);
-  return { socket: trace ? trace.datagrams(socket, to) : socket, to };
+  if (!trace) return { socket, to };
+  const { port } = socket.addr as Deno.NetAddr;
+  trace.peer = formatAddress(to);
+  trace.event(`asking ${trace.peer} from port ${port}`);
+  return { socket: trace.datagrams(socket, to), to };
 }
 
 /** Runs a command line. Returns the exit status. */

@@ -399,11 +399,10 @@ class Decoder {
   async end(): Promise<void> {
     const engine = this.#engine;
     if (!engine) return;
-    const ended = new Promise((resolve) => {
-      engine.once("end", resolve).once("error", resolve);
+    const error = await new Promise((resolve) => {
+      engine.once("end", resolve).once("error", resolve).end();
     });
-    engine.end();
-    await this.#pass(await ended);
+    await this.#pass(error);
   }
 
   /** Returns how many of the bytes were decoded. */
@@ -411,9 +410,9 @@ class Decoder {
     this.#engine ??= await this.#start();
     const engine = this.#engine;
     const before = engine.bytesWritten;
-    const error = await new Promise((resolve) => engine.write(bytes, resolve));
-    const code = (error as { code?: string } | undefined)?.code;
-    const isOver = code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
+    await new Promise((resolve) => engine.write(bytes, resolve));
+    const error: Error & { code?: string } | null = engine.errored;
+    const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
     if (isOver && /gzip/i.test(this.coding)) { // another member: RFC 1952 2.2
       this.#engine = undefined;
       await this.#pass();
@@ -437,7 +436,7 @@ class Decoder {
     }
     const engine = open();
     engine.on("data", (bytes: Uint8Array) => this.#decoded.push(bytes));
-    engine.on("error", () => {}); // seen by those who wait
+    engine.on("error", () => {}); // `errored` says it in time
     return engine;
   }
 
@@ -1026,8 +1025,7 @@ async function client(
   trace?: Trace,
 ): Promise<void> {
   const { cacert, output: path = "-", silent } = options;
-  const late = aborted(signal);
-  const unless = <T>(work: Promise<T>) => Promise.race([work, late]);
+  const unless = <T>(work: Promise<T>) => Promise.race([work, aborted(signal)]);
   // Deno trusts its own list of authorities only, unless it is told before.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });

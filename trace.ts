@@ -63,6 +63,11 @@ export class Diagram {
     this.#names = [name];
   }
 
+  /** Names a participant anew. */
+  rename(from: string, to: string): void {
+    this.#names = this.#names.map((name) => name === from ? to : name);
+  }
+
   /** Draws an arrow from one participant to another. */
   arrow(from: string, arrow: string, to: string, text: string): void {
     this.#add(`${this.#lane(from)}${arrow}${this.#lane(to)}: `, text);
@@ -131,9 +136,24 @@ export class Trace {
     this.#diagram = new Diagram(name);
   }
 
+  /** The same trace of a client, which has its own lane. */
+  client(name: string): Trace {
+    this.#diagram.rename(this.name, name); // for the first: it draws nothing
+    const trace = new Trace(name, this.level);
+    trace.#started = this.#started;
+    trace.#diagram = this.#diagram;
+    trace.peer = this.peer;
+    return trace;
+  }
+
   /** Something in a socket's life: a line, and a note in the diagram. */
   event(text: string): void {
     this.line("*", text);
+    this.note(text);
+  }
+
+  /** A note in the diagram alone. */
+  note(text: string): void {
     this.#diagram.note(text);
   }
 
@@ -267,7 +287,8 @@ class TracedDatagrams implements Datagrams {
     const [bytes, from] = await this.socket.receive(buffer);
     const who = this.#name(from);
     if (this.server && who) {
-      this.trace.event(`ignored ${counted(bytes.length, "byte")} from ${who}`);
+      const size = counted(bytes.length, "byte");
+      this.trace.event(`ignored ${size} from ${who.trim()}`);
     } else this.trace.data("<", bytes, who, "-)");
     return [bytes, from];
   }

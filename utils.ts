@@ -35,12 +35,13 @@ export function isClosed(error: unknown): boolean {
   return error instanceof BadResource || error instanceof Interrupted;
 }
 
-/** Rejects with the signal's reason as soon as the signal aborts. */
+/** Rejects with the signal's reason when it aborts. Nobody needs to wait. */
 export function aborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason));
-    if (signal.aborted) reject(signal.reason);
-  });
+  const { promise, reject } = Promise.withResolvers<never>();
+  signal.addEventListener("abort", () => reject(signal.reason));
+  if (signal.aborted) reject(signal.reason);
+  promise.catch(() => {}); // else a rejection would end the program
+  return promise;
 }
 
 /** A signal that aborts with `signal`, or after so many milliseconds. */
@@ -192,12 +193,15 @@ export function parsePort(text: string): number {
   throw new Failure(2, `"${text}" is not a port`);
 }
 
+const MAPPED = /^::ffff:(?=\d+\.)/i; // an IPv4 address, as IPv6 has it
+
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...ports] = given._.map(String);
   const pattern = /^(?:\[(.*)\]|([^:]*))(?::([^:]*))?$/;
   const [, ipv6, name, port] = text.match(pattern) ?? [];
-  const host = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
+  const word = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
+  const host = word.replace(MAPPED, "");
   const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
   const isHost = url && !/^\d*$|[/?#@\\\]\s]/.test(host); // 5 is not 0.0.0.5
   if (!isHost) throw new Failure(2, `"${text}" is not a host`);
@@ -213,7 +217,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
 export function formatAddress(at: { hostname: string; port: number }): string {
-  const hostname = at.hostname.replace(/^::ffff:(?=\d+\.)/i, "");
+  const hostname = at.hostname.replace(MAPPED, "");
   return hostname.includes(":")
     ? `[${hostname}]:${at.port}`
     : `${hostname}:${at.port}`;
@@ -409,6 +413,10 @@ export async function run<T extends Options>(
   using _terminate = abortOn(TERMINATE, 143, stop);
   let trace: Trace | undefined;
   let status = 0;
+  const fail = (thrown: unknown) => {
+    const error = stop.signal.aborted ? stop.signal.reason : thrown;
+    status ||= report(name, error, trace);
+  };
   try {
     const options = parse();
     const empty = Object.entries(options).find(([name, value]) =>
@@ -422,12 +430,10 @@ export async function run<T extends Options>(
       await work(options, stop.signal, trace);
     }
   } catch (error) {
-    const cause = stop.signal.aborted ? stop.signal.reason : error;
-    status = report(name, cause, trace);
+    fail(error);
   }
-  await trace?.write().catch((error: unknown) => {
-    status ||= report(name, error);
-  });
+  const isUsage = status === 2 || status === 3; // then nothing is drawn
+  if (!isUsage) await trace?.write().catch(fail);
   await Promise.race([writing, delay(500)]); // what is left of the log
   return status;
 }
@@ -464,7 +470,7 @@ function report(name: string, error: unknown, trace?: Trace): number {
   const isBug = error instanceof TypeError || error instanceof RangeError;
   if (isBug && !/os error/.test(error.message)) throw error; // for us to see
   const message = reason(error);
-  trace?.event(message || "interrupted");
+  trace?.note(message || "interrupted");
   if (message) complain(`${name}: ${message}`);
   if (error instanceof Failure) return error.status;
   return /^Connection|^BrokenPipe$/.test((error as Error).name) ? 56 : 1;

@@ -62,15 +62,20 @@ function starter(
     new Running(DENO, [...run, `${name}.ts`, ...args], options);
 }
 
-async function finished(running: Running, input = ""): Promise<Finished> {
+async function finished(
+  running: Running,
+  input = "",
+  seconds = 10,
+): Promise<Finished> {
   await using process = running;
   // Where it has ended already, what it said tells why.
   if (input) await process.type(input).catch(() => {});
-  return await process.finish();
+  return await process.finish(seconds);
 }
 
 async function serving(server: Running): Promise<string> {
-  return (await server.until(/listening on \w+:\/\/127\.0\.0\.1:(\d+)\n/))[1];
+  const listening = /listening on \w+:\/\/127\.0\.0\.1:(\d+)\n/;
+  return (await server.until(listening, "stdout", 50))[1];
 }
 
 /** A web server with one page. */
@@ -184,7 +189,7 @@ test("a copied script needs utils.ts only, where JSR is reached", async () => {
   }));
 });
 
-test("a copied script says which file -v needs, and works with it", async () => {
+test("a copied script says which file -v needs", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const cwd = await copy(`${name}.ts`, "utils.ts");
     const start = starter(name, ["-A", ...MAPPED], { cwd });
@@ -203,14 +208,14 @@ test("a copied script says which file -v needs, and works with it", async () => 
 
 test("copies type-check in a folder with nothing else", async () => {
   const copies = NAMES.map((name) => `${name}.ts`);
-  for (const traces of [[], ["trace.ts"]]) {
+  await Promise.all([[], ["trace.ts"]].map(async (traces) => {
     const cwd = await copy(...copies, "utils.ts", ...traces);
     const flags = ["check", "--quiet", ...MAPPED, "--unstable-net"];
     const options = { cwd, env: { NO_COLOR: "1" } };
     const checking = new Running(DENO, [...flags, ...copies], options);
-    const { code, stderr } = await finished(checking);
+    const { code, stderr } = await finished(checking, "", 50);
     assertEquals([code, stderr], [0, ""], traces.join());
-  }
+  }));
 });
 
 test("a copied script runs with deno.json and mirror/ beside it", async () => {
@@ -267,7 +272,7 @@ test("each script runs from a URL", async () => {
   }));
 });
 
-test("each script installs as a command, with its first line's rights", async () => {
+test("each script installs with the rights of its first line", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const [first] = (await read(`${name}.ts`)).split("\n");
     const flags = first.split(" ").filter((word) => word.startsWith("--"));
@@ -283,14 +288,14 @@ test("each script installs as a command, with its first line's rights", async ()
   }));
 });
 
-test("deno.json grants each script what it needs by `deno run -P`", async () => {
+test("deno run -P grants each script what it needs", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const { stderr } = await works(name, starter(name, ["-P"], { cwd: ROOT }));
     assertMatch(stderr, /< \d+ bytes "/);
   }));
 });
 
-test("-P lets no script touch a file, -P=files the one it is told", async () => {
+test("-P lets no script touch a file, -P=files one", async () => {
   await using server = webServer();
   const url = `http://127.0.0.1:${server.addr.port}/`;
   const get = async (set: string, file: string) => {
@@ -435,7 +440,7 @@ test("a protocol function is a program with ten more lines", async () => {
   const check = ["check", "--quiet", "--no-config", "--unstable-net"];
   const options = { cwd: into, env: { NO_COLOR: "1" } };
   const checking = new Running(DENO, [...check, ...files], options);
-  const { code, stderr } = await finished(checking);
+  const { code, stderr } = await finished(checking, "", 50);
   assertEquals([code, stderr], [0, ""]);
   await Promise.all(LESSONS.map((each) => {
     const flags = ["--allow-net", "--no-config", ...unstable(each.script)];

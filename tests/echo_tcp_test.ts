@@ -243,7 +243,7 @@ test("echo_tcp lets those over --max-connections wait their turn", async () => {
   await server.logged(4);
 });
 
-test("echo_tcp closes what is idle for too long, and nothing else", async () => {
+test("echo_tcp closes what is idle for too long, nothing else", async () => {
   await using server = new Local({ idleTimeout: 300 });
   using idle = await server.connect();
   using busy = await server.connect();

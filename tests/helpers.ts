@@ -223,9 +223,12 @@ export class Running implements AsyncDisposable {
   async until(
     pattern: RegExp,
     from: "stdout" | "stderr" = "stdout",
+    seconds = PATIENCE,
   ): Promise<RegExpMatchArray> {
+    const seen = () => this.#seen();
     return await soon(this.#match(pattern, from), `${pattern} on ${from}`, {
-      seen: () => this.#seen(),
+      seconds,
+      seen,
     });
   }
 

@@ -6,21 +6,12 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "jsr:@std/assert@^1";
+import { main, type Options, parseHeader, parseURL } from "../http_get.ts";
+import { formatProgress, redirect, request } from "../http_get.ts";
+import { Trace } from "../trace.ts";
+import { Failure } from "../utils.ts";
+import { bytes, checksum, collect, compress } from "./http_servers.ts";
 import {
-  main,
-  type Options,
-  parseField,
-  parseURL,
-  progress,
-  redirect,
-  request,
-} from "../http_get.ts";
-import { Failure, Trace } from "../utils.ts";
-import {
-  bytes,
-  checksum,
-  collect,
-  compress,
   folder,
   hold,
   random,
@@ -28,18 +19,17 @@ import {
   text,
   write,
 } from "./http_servers.ts";
-import { test } from "./helpers.ts";
+import { soon, test } from "./helpers.ts";
 
-const OK = "HTTP/1.1 200 OK\r\n",
-  HI = `${OK}Content-Length: 2\r\n\r\nhi`,
-  NOWHERE = new URL("http://localhost/");
+const OK = "HTTP/1.1 200 OK\r\n";
+const HI = `${OK}Content-Length: 2\r\n\r\nhi`;
+const GOT_HI = { body: "hi", code: 0, message: "" };
 
-/** Runs a command line in this process; returns its status and what it complains about. */
-async function complain(
-  ...args: string[]
-): Promise<{ code: number; stderr: string }> {
-  const { error } = console, lines: unknown[] = [];
-  console.error = (...line) => void lines.push(line.at(-1));
+/** Runs a command line in this process. */
+async function complain(...args: string[]) {
+  const { error } = console;
+  const lines: unknown[] = [];
+  console.error = (line) => lines.push(String(line).replace(/^%c/, ""));
   try {
     return { code: await main(args), stderr: lines.join("\n") };
   } finally {
@@ -53,36 +43,27 @@ const status = (act: () => unknown) => assertThrows(act, Failure).status;
 // The request
 
 const lines = (url: string, options: Partial<Options> = {}) =>
-  text(request(new URL(url), { url: new URL(url), ...options })).split("\r\n");
+  request(new URL(url), { url: new URL(url), ...options }).split("\r\n");
 
 test("http_get sends a request line, and four headers", async () => {
   await using server = new RawServer(HI);
-  assertEquals(await collect({ url: server.url("/a?b=c") }), {
-    body: "hi",
-    code: 0,
-    message: "",
-  });
+  assertEquals(await collect({ url: server.url("/a?b=c") }), GOT_HI);
   assertEquals(server.requests, [
-    `GET /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\nUser-Agent: http_get/1.0.0\r\nAccept: */*\r\n` +
-    "Connection: close\r\n\r\n",
+    `GET /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\n` +
+    "User-Agent: http_get/1.0.0\r\nAccept: */*\r\nConnection: close\r\n\r\n",
   ]);
 });
 
-test("http_get asks for the headers only, in HTTP/1.0, or for something compressed, if told to", () => {
+test("http_get asks for headers, in HTTP/1.0, or for compression, if told to", () => {
   assertEquals(lines("http://a/b", { head: true })[0], "HEAD /b HTTP/1.1");
   assertEquals(lines("http://a/b", { http1: true })[0], "GET /b HTTP/1.0");
   assert(lines("http://a/b", { http1: true }).includes("Host: a"));
-  assert(
-    lines("http://a/b", { compressed: true }).includes(
-      "Accept-Encoding: gzip, deflate",
-    ),
-  );
-  assert(
-    !lines("http://a/b").some((line) => line.startsWith("Accept-Encoding")),
-  );
+  const coding = "Accept-Encoding: gzip, deflate";
+  assert(lines("http://a/b", { compressed: true }).includes(coding));
+  assert(!lines("http://a/b").includes(coding));
 });
 
-test("http_get names the host with its port where that is not the usual one, and IPv6 in brackets", () => {
+test("http_get names the host, and the port where it is not the usual one", () => {
   const hosts = {
     "http://example.com/": "example.com",
     "http://example.com:80/": "example.com",
@@ -92,7 +73,6 @@ test("http_get names the host with its port where that is not the usual one, and
     "http://[::1]/": "[::1]",
     "http://[2001:DB8:0::1]:8080/": "[2001:db8::1]:8080",
     "http://bücher.example/": "xn--bcher-kva.example",
-    "http://EXAMPLE.com/": "example.com",
     "http://user:secret@example.com/": "example.com",
   };
   for (const [url, host] of Object.entries(hosts)) {
@@ -100,17 +80,15 @@ test("http_get names the host with its port where that is not the usual one, and
   }
 });
 
-test("http_get keeps the fragment to itself, and the rest of the target as it is", () => {
+test("http_get keeps the fragment to itself, and the rest of the target", () => {
   const targets = {
     "http://a": "/",
     "http://a#b": "/",
     "http://a/b#c?d": "/b",
     "http://a?b": "/?b",
     "http://a/b?#c": "/b?",
-    "http://a/b?c=d&e=%20": "/b?c=d&e=%20",
     "http://a/%0d%0aHost:%20b": "/%0d%0aHost:%20b",
-    "http://a/%00": "/%00",
-    "http://a/b c?d e": "/b%20c?d%20e",
+    "http://a/b c?d %00": "/b%20c?d%20%00",
     "http://a/bücher": "/b%C3%BCcher",
     "http://a/b/../c/./d": "/c/d",
     "http://u:p@a/@b": "/@b",
@@ -120,91 +98,55 @@ test("http_get keeps the fragment to itself, and the rest of the target as it is
   }
 });
 
-test("http_get turns a user and a password in the URL into Basic authentication, byte for byte", () => {
+test("http_get sends a user and a password of the URL, byte for byte", () => {
   const credentials = {
-    "http://Aladdin:open%20sesame@a/": "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==", // RFC 7617's own example
-    "http://user@a/": `Basic ${btoa("user:")}`,
-    "http://:key@a/": `Basic ${btoa(":key")}`,
-    "http://u%3A:p%40%ff@a/": `Basic ${btoa("u::p@\xff")}`,
-    "http://ü:p@a/": `Basic ${btoa("\xc3\xbc:p")}`,
+    // RFC 7617's own example
+    "http://Aladdin:open%20sesame@a/": "QWxhZGRpbjpvcGVuIHNlc2FtZQ==",
+    "http://user@a/": btoa("user:"),
+    "http://:key@a/": btoa(":key"),
+    "http://u%3A:p%40%ff@a/": btoa("u::p@\xff"),
+    "http://ü:p@a/": btoa("\xc3\xbc:p"),
   };
   for (const [url, value] of Object.entries(credentials)) {
-    assert(lines(url).includes(`Authorization: ${value}`), url);
+    assert(lines(url).includes(`Authorization: Basic ${value}`), url);
   }
   assert(!lines("http://a/").some((line) => line.startsWith("Authorization")));
 });
 
 test("http_get lets -H replace, remove and add headers", () => {
-  const given = (...headers: string[]) =>
-    lines("http://u:p@a/", { headers: headers.map(parseField) }).slice(1, -2);
-  assert(
-    given("Host: b").includes("Host: b") &&
-      !given("Host: b").includes("Host: a"),
+  const given = (...headers: string[]) => {
+    const options = { headers: headers.map(parseHeader) };
+    return lines("http://u:p@a/", options).slice(1, -2);
+  };
+  assert(!given("Host: b").includes("Host: a"));
+  const none = ["host:", "USER-AGENT:", "accept: ", "connection:"];
+  assertEquals(given(...none, "authorization:"), []);
+  const agent = given("User-agent: x").filter((line) => /^user/i.test(line));
+  assertEquals(agent, ["User-agent: x"]);
+  const three = given("X: 1", "x:2", "Y:  3 ").slice(-3);
+  assertEquals(three, ["X: 1", "x: 2", "Y: 3"]);
+  const auth = given("Authorization: Bearer z").filter((line) =>
+    /^a/i.test(line)
   );
-  assertEquals(
-    given("host:", "USER-AGENT:", "accept: ", "connection:", "authorization:"),
-    [],
-  );
-  assertEquals(
-    given("User-agent: x").filter((line) => /^user-agent/i.test(line)),
-    ["User-agent: x"],
-  );
-  assertEquals(given("X: 1", "x:2", "Y:  3 ").slice(-3), [
-    "X: 1",
-    "x: 2",
-    "Y: 3",
-  ]);
-  assert(given("Authorization: Bearer z").includes("Authorization: Bearer z"));
-  assertEquals(
-    given("Authorization: Bearer z").filter((line) => /^auth/i.test(line))
-      .length,
-    1,
-  );
+  assertEquals(auth, ["Accept: */*", "Authorization: Bearer z"]);
+  assertEquals(given("Empty;", "Host;").slice(-2), ["Empty:", "Host:"]);
 });
 
-test("http_get says which client it is, as -A or -H tell it to", () => {
-  const agent = (options: Partial<Options>) =>
-    lines("http://a/", options).filter((line) => /^user/i.test(line));
-  assertEquals(agent({ "user-agent": "me" }), ["User-Agent: me"]);
-  assertEquals(
-    agent({ "user-agent": "me", headers: [["User-Agent", "you"]] }),
-    ["User-Agent: you"],
+test("http_get sends one Host line, the first that is given", () => {
+  const headers = ["Host: b", "X: 1", "HOST: c"].map(parseHeader);
+  const hosts = lines("http://a/", { headers }).filter((line) =>
+    /^host/i.test(line)
   );
-});
-
-test("http_get refuses CR, LF and NUL in a URL", () => {
-  for (
-    const bad of [
-      "http://a/\r\nHost: b",
-      "http://a/\n",
-      "http://a\0/",
-      "http://a/\t",
-      "\nhttp://a/",
-    ]
-  ) {
-    assertEquals(status(() => parseURL(bad)), 3, JSON.stringify(bad));
-  }
+  assertEquals(hosts, ["Host: b"]);
 });
 
 test("http_get refuses headers that are none, or that smuggle", () => {
-  for (
-    const bad of [
-      "A: b\r\nC: d",
-      "A: b\nC: d",
-      "A: b\rC",
-      "A: b\0",
-      "A\r\n: b",
-      "A",
-      ": b",
-      "A b: c",
-      "A : b",
-      "ä: b",
-    ]
-  ) {
-    assertEquals(status(() => parseField(bad)), 2, JSON.stringify(bad));
+  const bad = ["A: b\r\nC: d", "A: b\nC: d", "A: b\rC", "A: b\0", "A\r\n: b"];
+  for (const each of [...bad, "A", ": b", "A b: c", "A : b", "ä: b", "A;b"]) {
+    assertEquals(status(() => parseHeader(each)), 2, JSON.stringify(each));
   }
-  assertEquals(parseField("A:\tb\tc: d "), ["A", "b\tc: d"]);
-  assertEquals(parseField("A: bücher"), ["A", "bücher"]);
+  assertEquals(parseHeader("A:\tb\tc: d "), ["A", "b\tc: d"]);
+  assertEquals(parseHeader("A: bücher"), ["A", "bücher"]);
 });
 
 test("http_get takes a URL without http://, and refuses what is none", () => {
@@ -215,24 +157,15 @@ test("http_get takes a URL without http://, and refuses what is none", () => {
     "user:key@a": "http://user:key@a/",
     "HTTP://A/": "http://a/",
     "http://127.1/": "http://127.0.0.1/",
+    "5.example/5": "http://5.example/5",
   };
   for (const [given, url] of Object.entries(good)) {
     assertEquals(parseURL(given).href, url);
   }
-  const bad = [
-    "http://",
-    "http:///a",
-    "http://a b/",
-    "http://a:99999/",
-    "http://a:b/",
-    "http://[::1/",
-    "/a",
-    "//a",
-    "?",
-    "http:/a",
-    "https:/user:key@a/b",
-    "HTTP:\\\\a",
-  ];
+  const bad = ["http://", "http:///a", "http://a b/", "http://a:99999/", "/a"];
+  bad.push("http://a:b/", "http://[::1/", "//a", "?", "http:/a", "HTTP:\\\\a");
+  bad.push("https:/user:key@a/b", "5", "1313:80", "http://u:p@5/");
+  bad.push("http://a/\r\nHost: b", "http://a/\n", "http://a\0/", "\nhttp://a/");
   for (const each of bad) assertEquals(status(() => parseURL(each)), 3, each);
   for (const each of ["ftp://a/", "file:///etc/passwd", "javascript://a"]) {
     assertEquals(status(() => parseURL(each)), 1, each);
@@ -241,72 +174,61 @@ test("http_get takes a URL without http://, and refuses what is none", () => {
 
 // Redirects
 
-/** A server that answers `/` with a redirect, and everything else with "hi". */
+/** Answers `/` with a redirect, and everything else with "hi". */
 const redirecting = (location: string, code = 302, more = "") =>
-  new RawServer((conn, request) =>
-    write(
-      conn,
-      /^\w+ \/ /.test(request)
-        ? `HTTP/1.1 ${code} Moved\r\n${more}Location: ${location}\r\n\r\nmoved`
-        : HI,
-    )
-  );
+  new RawServer((conn, request) => {
+    const moved = `HTTP/1.1 ${code} Moved\r\n${more}Location: ${location}`;
+    return write(conn, /^\w+ \/ /.test(request) ? `${moved}\r\n\r\nmoved` : HI);
+  });
 const targets = (server: RawServer) =>
   server.requests.map((request) => request.split(" ")[1]);
 
-test("http_get follows 301, 302, 303, 307 and 308 with -L, and nothing else", async () => {
+test("http_get -L follows 301, 302, 303, 307 and 308, and nothing else", async () => {
   for (const code of [301, 302, 303, 307, 308]) {
     await using server = redirecting("/b", code);
     assertEquals((await collect({ url: server.url() })).body, "moved");
-    assertEquals(await collect({ url: server.url(), location: true }), {
-      body: "hi",
-      code: 0,
-      message: "",
-    });
+    const followed = await collect({ url: server.url(), location: true });
+    assertEquals(followed, GOT_HI);
     assertEquals(targets(server), ["/", "/", "/b"]);
   }
   for (const code of [200, 201, 300, 305, 306, 400]) {
     await using server = redirecting("/b", code);
-    assertEquals(
-      (await collect({ url: server.url(), location: true })).body,
-      "moved",
-      `${code}`,
-    );
+    const { body } = await collect({ url: server.url(), location: true });
+    assertEquals(body, "moved", `${code}`);
   }
 });
 
 test("http_get finds where relative redirects lead", () => {
-  const leads = (location: string) =>
-    redirect(new URL("http://h:8080/a/b/c?d#e"), location).href;
-  assertEquals(leads("http://g:81/x"), "http://g:81/x");
-  assertEquals(leads("/x"), "http://h:8080/x");
-  assertEquals(leads("x"), "http://h:8080/a/b/x");
-  assertEquals(leads("../x"), "http://h:8080/a/x");
-  assertEquals(leads("../../../../x"), "http://h:8080/x");
-  assertEquals(leads("?x"), "http://h:8080/a/b/c?x");
-  assertEquals(leads("//g/x"), "http://g/x");
-  assertEquals(leads("https://g"), "https://g/");
-  assertEquals(leads("#x"), "http://h:8080/a/b/c?d#x");
-  assertEquals(leads("/b\xc3\xbc\xff x"), "http://h:8080/b%c3%bc%ff%20x");
-  assertEquals(
-    leads("http://b\xc3\xbccher.example/"),
-    "http://xn--bcher-kva.example/",
-  );
+  const leads = {
+    "http://g:81/x": "http://g:81/x",
+    "/x": "http://h:8080/x",
+    "x": "http://h:8080/a/b/x",
+    "../x": "http://h:8080/a/x",
+    "../../../../x": "http://h:8080/x",
+    "?x": "http://h:8080/a/b/c?x",
+    "//g/x": "http://g/x",
+    "https://g": "https://g/",
+    "#x": "http://h:8080/a/b/c?d#x",
+    "/b\xc3\xbc\xff x%c3": "http://h:8080/b%C3%BC%FF%20x%c3",
+    "http://b\xc3\xbccher.example/": "http://xn--bcher-kva.example/",
+  };
+  const from = new URL("http://h:8080/a/b/c?d#e");
+  for (const [location, to] of Object.entries(leads)) {
+    assertEquals(redirect(from, location).href, to);
+  }
 });
 
-test("http_get asks for the place that a redirect leads to, without its fragment", async () => {
-  for (
-    const [location, target] of [
-      ["/a/../b?c#d", "/b?c"],
-      ["?x", "/?x"],
-      ["b\xe9", "/b%e9"],
-      ["/\xc3\xa0", "/%c3%a0"],
-      [
-        "/a b",
-        "/a%20b",
-      ],
-    ]
-  ) {
+test("http_get asks for the place that a redirect leads to", async () => {
+  const leads = {
+    "/a/../b?c#d": "/b?c",
+    "?x": "/?x",
+    "b\xe9": "/b%E9",
+    "/a b": "/a%20b",
+    "\r\n /land": "/land",
+    "/land\r\n ": "/land",
+    "\r\nLocation: /second": "/second",
+  };
+  for (const [location, target] of Object.entries(leads)) {
     await using server = redirecting(location);
     await collect({ url: server.url(), location: true });
     assertEquals(targets(server).at(-1), target);
@@ -314,288 +236,176 @@ test("http_get asks for the place that a redirect leads to, without its fragment
 });
 
 test("http_get takes a redirect that leads nowhere for the answer", async () => {
-  for (
-    const answer of [
-      "HTTP/1.1 302 Found\r\n\r\nx",
-      "HTTP/1.1 302 Found\r\nLocation: \r\n\r\nx",
-    ]
-  ) {
-    await using server = new RawServer(answer);
-    assertEquals(
-      (await collect({ url: server.url(), location: true })).body,
-      "x",
+  for (const location of ["", "Location: \r\n"]) {
+    await using server = new RawServer(
+      `HTTP/1.1 302 Found\r\n${location}\r\nx`,
     );
+    const { body } = await collect({ url: server.url(), location: true });
+    assertEquals(body, "x");
   }
 });
 
-test("http_get does not read, nor wait for, the body of a redirect", async () => {
+test("http_get does not wait for the body of a redirect", async () => {
   await using server = new RawServer(async (conn, request) => {
     if (!request.startsWith("GET / ")) return await write(conn, HI);
-    await write(
-      conn,
-      "HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 999999\r\n\r\n",
-    );
+    await write(conn, "HTTP/1.1 302 Found\r\nLocation: /b\r\n");
+    await write(conn, "Content-Length: 999999\r\n\r\n");
     await hold(conn);
   });
-  assertEquals(
-    (await collect({ url: server.url(), location: true, "max-filesize": 2 }))
-      .body,
-    "hi",
-  );
+  const limit = { location: true, "max-filesize": 2 };
+  assertEquals(await collect({ url: server.url(), ...limit }), GOT_HI);
 });
 
-test("http_get ends a loop of redirects after 20, or as many as --max-redirs says", async () => {
+test("http_get ends a loop of redirects after 20, or as --max-redirs says", async () => {
   await using server = new RawServer(
     "HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n",
   );
-  const { code, message } = await collect({
-    url: server.url(),
-    location: true,
-  });
-  assertEquals([code, server.requests.length], [47, 21], message);
-  assertEquals(
-    (await collect({ url: server.url(), location: true, "max-redirs": 3 }))
-      .code,
-    47,
-  );
-  assertEquals(server.requests.length, 25);
-  assertEquals(
-    (await collect({ url: server.url(), location: true, "max-redirs": 0 }))
-      .code,
-    47,
-  );
-  assertEquals(server.requests.length, 26);
+  const loop = { url: server.url(), location: true };
+  for (const [most, count] of [[undefined, 21], [3, 4], [0, 1]] as const) {
+    server.requests.length = 0;
+    const { code } = await collect({ ...loop, "max-redirs": most });
+    assertEquals([code, server.requests.length], [47, count]);
+  }
   await using chain = new RawServer((conn, request) => {
     const n = Number(request.match(/^GET \/(\d*)/)![1]);
-    return write(
-      conn,
-      n < 3 ? `HTTP/1.1 301 Moved\r\nLocation: /${n + 1}\r\n\r\n` : HI,
-    );
+    const next = `HTTP/1.1 301 Moved\r\nLocation: /${n + 1}\r\n\r\n`;
+    return write(conn, n < 3 ? next : HI);
   });
-  assertEquals(
-    (await collect({ url: chain.url(), location: true, "max-redirs": 3 })).body,
-    "hi",
-  );
+  const three = { url: chain.url(), location: true, "max-redirs": 3 };
+  assertEquals(await collect(three), GOT_HI);
 });
 
-test("http_get does not follow a redirect to another scheme, to what is no URL, or from https to http", () => {
-  const from = new URL("https://a/b");
-  for (
-    const bad of [
-      "ftp://a/",
-      "file:///etc/passwd",
-      "javascript:alert(1)",
-      "data:,x",
-      "http://a/b",
-    ]
-  ) {
-    assertEquals(status(() => redirect(from, bad)), 1, bad);
+test("http_get is redirected neither to another scheme nor from https to http", () => {
+  const from = new URL("https://user:secret@a/b");
+  const bad = ["ftp://a/", "file:///etc/passwd", "javascript:alert(1)"];
+  for (const each of [...bad, "data:,x", "http://a/b"]) {
+    assertEquals(status(() => redirect(from, each)), 1, each);
   }
   assertEquals(redirect(from, "//a/c").protocol, "https:");
-  assertEquals(
-    redirect(new URL("https://user:secret@a/b"), "c").href,
-    "https://a/c",
-    "what -v shows",
-  );
-  for (
-    const bad of [
-      `http://a:9999${"9".repeat(100_000)}/`,
-      "ftp://a/".padEnd(100_000, "x"),
-    ]
-  ) {
-    assertLess(
-      assertThrows(() => redirect(from, bad), Failure).message.length,
-      300,
-    );
+  assertEquals(redirect(from, "c").href, "https://a/c", "what -v shows");
+  const none = ["http://a:99999/", "https://a:0/", "https://[", "http:///"];
+  for (const each of none) {
+    assertEquals(status(() => redirect(from, each)), 3, each);
   }
-  for (
-    const bad of ["http://a:99999/", "https://a:0/", "https://[", "http:///"]
-  ) {
-    assertEquals(status(() => redirect(from, bad)), 3, bad);
-  }
+  const long = `http://a:9999${"9".repeat(100_000)}/`;
+  const { message } = assertThrows(() => redirect(from, long), Failure);
+  assertLess(message.length, 300);
 });
 
-test("http_get keeps Authorization, Cookie and a Host of its own from another origin", async () => {
+test("http_get keeps Authorization, Cookie and Host from another origin", async () => {
   await using other = new RawServer(HI);
   await using server = redirecting(other.url("/b").href);
-  const headers = [
-    "Cookie: crumb",
-    "Proxy-Authorization: x",
-    "Host: mine",
-    "X: 1",
-  ].map(parseField);
+  const given = ["Cookie: crumb", "Proxy-Authorization: x", "Host: mine"];
+  const headers = [...given, "X: 1"].map(parseHeader);
   const url = server.url();
-  [url.username, url.password] = ["user", "secret"];
-  assertEquals((await collect({ url, location: true, headers })).body, "hi");
+  url.username = "user";
+  url.password = "secret";
+  assertEquals(await collect({ url, location: true, headers }), GOT_HI);
   const secret = btoa("user:secret");
-  assertMatch(
-    server.requests[0],
-    new RegExp(
-      `Authorization: Basic ${secret}\r\nCookie: crumb\r\n.*\r\nHost: mine\r\n`,
-    ),
-  );
-  assertMatch(other.requests[0], /\r\nX: 1\r\n/);
-  for (
-    const word of ["Cookie", "crumb", "Authorization", secret, "secret", "mine"]
-  ) {
-    assert(!other.requests[0].includes(word), word);
+  for (const word of [`Basic ${secret}`, "crumb", "Host: mine"]) {
+    assertStringIncludes(server.requests[0], word);
   }
-  assertStringIncludes(
-    other.requests[0],
-    `\r\nHost: 127.0.0.1:${other.port}\r\n`,
-  );
-  await collect({
-    url: server.url(),
-    location: true,
-    headers: [["AUTHORIZATION", "Bearer x"], ["cookie", "y"]],
-  });
-  assert(!/Bearer|cookie/i.test(other.requests[1]));
+  const [sent] = other.requests;
+  for (const word of ["ookie", "crumb", "uthorization", secret, "mine"]) {
+    assert(!sent.includes(word), word);
+  }
+  assertMatch(sent, new RegExp(`Host: 127.0.0.1:${other.port}\r\n[^]*X: 1\r`));
 });
 
-test("http_get takes the same host with TLS, or by another name, for another origin", () => {
-  const options = {
-    url: new URL("http://u:p@a/"),
-    headers: [["Cookie", "c"]] as [string, string][],
+test("http_get takes TLS, a port and a name for another origin each", () => {
+  const url = new URL("http://u:p@a/");
+  const secrets = (to: string) => {
+    const sent = request(new URL(to), { url, headers: [["Cookie", "c"]] });
+    return sent.match(/^(Cookie|Authorization)/gm)?.length ?? 0;
   };
-  const secrets = (url: string) =>
-    text(request(new URL(url), options)).match(/^(Cookie|Authorization)/gm)
-      ?.length ?? 0;
   assertEquals(secrets("http://a/b"), 2);
   assertEquals(secrets("http://a:80/"), 2);
-  for (
-    const url of ["https://a/", "http://a:81/", "http://a.b/", "http://A.:80/"]
-  ) assertEquals(secrets(url), 0, url);
+  const others = ["https://a/", "http://a:81/", "http://a.b/", "http://A.:80/"];
+  for (const other of others) assertEquals(secrets(other), 0, other);
 });
 
-test("http_get gives its secrets to the same origin again, and none that a redirect invents", async () => {
+test("http_get gives its secrets to the same origin again, none that a redirect invents", async () => {
   await using server = redirecting("/b");
   const url = server.url();
   url.username = "me";
   await collect({ url, location: true, headers: [["Cookie", "c"]] });
-  assertMatch(
-    server.requests[1],
-    /^GET \/b [^]*Authorization: Basic bWU6[^]*Cookie: c/,
-  );
+  assertMatch(server.requests[1], /^GET \/b [^]*: Basic bWU6[^]*Cookie: c/);
   await using other = new RawServer(HI);
-  await using inventive = redirecting(
-    `http://evil:word@127.0.0.1:${other.port}/`,
-  );
+  const evil = `http://evil:word@127.0.0.1:${other.port}/`;
+  await using inventive = redirecting(evil);
   await collect({ url: inventive.url(), location: true });
   assert(!other.requests[0].includes("Authorization"));
 });
 
 test("http_get stays with HEAD along redirects", async () => {
   await using server = redirecting("/b", 303);
-  const { body } = await collect({
-    url: server.url(),
-    location: true,
-    head: true,
-  });
-  assertEquals(server.requests.map((each) => each.slice(0, 6)), [
-    "HEAD /",
-    "HEAD /",
-  ]);
+  const asked = { url: server.url(), location: true, head: true };
+  const { body } = await collect(asked);
+  assert(server.requests.every((each) => each.startsWith("HEAD /")));
   assertMatch(
     body,
-    /^HTTP\/1.1 303 Moved\r\n[^]*\r\n\r\nHTTP\/1.1 200 OK\r\nContent-Length: 2\r\n\r\n$/,
+    /^HTTP\/1.1 303 [^]*\n\r\nHTTP\/1.1 200 OK\r\n[^]*\r\n\r\n$/,
   );
 });
 
 // The answer
 
-test("http_get returns when the answer is whole, though the server keeps the connection open", async () => {
-  const chunked = `${OK}Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n`;
-  for (
-    const answer of [
-      HI,
-      chunked,
-      "HTTP/1.1 204 No\r\n\r\n",
-      "HTTP/1.1 304 No\r\nContent-Length: 3\r\n\r\n",
-    ]
-  ) {
+test("http_get returns when the answer is whole, though the connection stays", async () => {
+  const chunked = "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+  const none = ["204 No\r\n\r\n", "304 No\r\nContent-Length: 3\r\n\r\n"];
+  const bodyless = none.map((each) => `HTTP/1.1 ${each}`);
+  for (const answer of [HI, `${OK}${chunked}`, ...bodyless]) {
     await using server = new RawServer((conn) =>
       write(conn, answer).then(() => hold(conn))
     );
     assertEquals((await collect({ url: server.url() })).code, 0);
-    assertEquals(await collect({ url: server.url(), head: true }), {
-      body: answer.slice(0, answer.indexOf("\r\n\r\n") + 4),
-      code: 0,
-      message: "",
-    });
+    const { body } = await collect({ url: server.url(), head: true });
+    assertEquals(body, answer.slice(0, answer.indexOf("\r\n\r\n") + 4));
   }
 });
 
-test("http_get prints the headers of all answers with -i, as they came", async () => {
-  const heads =
-    "HTTP/1.1 100 Go on\r\nA: b\r\n\r\nHTTP/1.1 200 \xe9\nB:\xff\n c\r\nContent-Length: 1\r\n\r\n";
+test("http_get -i prints the headers of all answers, as they came", async () => {
+  const heads = "HTTP/1.1 100 Go on\r\nA: b\r\n\r\n" +
+    "HTTP/1.1 200 \xe9\nB:\xff\n c\r\nContent-Length: 1\r\n\n";
   await using server = new RawServer(`${heads}xyz`);
-  assertEquals(
-    (await collect({ url: server.url(), include: true })).body,
-    `${heads}x`,
-  );
+  const { body } = await collect({ url: server.url(), include: true });
+  assertEquals(body, `${heads}x`);
 });
 
-test("http_get prints the body of an error, and with -f only says which error", async () => {
+test("http_get -f only says which error there is", async () => {
   await using server = new RawServer(
     "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\noops",
   );
-  assertEquals(await collect({ url: server.url() }), {
-    body: "oops",
-    code: 0,
-    message: "",
-  });
+  assertEquals((await collect({ url: server.url() })).body, "oops");
   const message = "the server answers 404 Not Found";
-  assertEquals(await collect({ url: server.url(), fail: true }), {
-    body: "",
-    code: 22,
-    message,
-  });
-  assertMatch(
-    (await collect({ url: server.url(), fail: true, include: true })).body,
-    /^HTTP[^]*\r\n\r\n$/,
-  );
-  await using fine = new RawServer(
-    "HTTP/1.1 399 Fine\r\nContent-Length: 4\r\n\r\nfine",
-  );
+  const failed = await collect({ url: server.url(), fail: true });
+  assertEquals(failed, { body: "", code: 22, message });
+  const both = { url: server.url(), fail: true, include: true };
+  assertMatch((await collect(both)).body, /^HTTP[^]*\r\n\r\n$/);
+  await using fine = new RawServer("HTTP/1.1 399 Fine\r\n\r\nfine");
   assertEquals((await collect({ url: fine.url(), fail: true })).body, "fine");
 });
 
-test("http_get gives the same answer whether it comes at once or byte by byte", async () => {
-  const answer =
-    `${OK}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n`;
-  await using server = new RawServer(async (conn) => {
-    (conn as Deno.TcpConn).setNoDelay(true);
-    for (const c of answer) await write(conn, c);
-  });
-  assertEquals((await collect({ url: server.url() })).body, "hello");
-});
-
-/** Downloads many bytes; each write takes its time, and looks at its bytes again at the end of it. */
+/** Downloads much; each write looks at its bytes again when it ends. */
 async function large(options: Omit<Options, "write">): Promise<string> {
   const all: Uint8Array[] = [];
   const write = async (bytes: Uint8Array) => {
     const before = bytes.slice();
     await new Promise((resolve) => setTimeout(resolve, all.length % 3));
-    assertEquals(bytes.length, before.length);
-    assert(
-      bytes.every((byte, i) => byte === before[i]),
-      "the bytes changed while they were written",
-    );
+    const isSame = bytes.every((byte, i) => byte === before[i]);
+    assert(isSame, "the bytes changed while they were written");
     all.push(before);
   };
-  const { code } = await collect({ ...options, write });
-  assertEquals(code, 0);
+  assertEquals((await collect({ ...options, write })).code, 0);
   return await checksum(...all);
 }
 
-test("http_get passes on a large body unharmed, while the next piece is received", async () => {
+test("http_get passes on a large body unharmed", async () => {
   const body = random(8 << 20);
   await using server = new RawServer(async (conn, request) => {
-    const sized = request.startsWith("GET /sized ");
-    await write(
-      conn,
-      `${OK}${sized ? `Content-Length: ${body.length}` : "A: b"}\r\n\r\n`,
-    );
+    const isSized = request.startsWith("GET /sized ");
+    const field = isSized ? `Content-Length: ${body.length}` : "A: b";
+    await write(conn, `${OK}${field}\r\n\r\n`);
     await write(conn, body);
   });
   for (const path of ["/sized", "/to_the_close"]) {
@@ -607,22 +417,21 @@ test("http_get passes on a large body in chunks of all sizes unharmed", async ()
   const body = random(3 << 20);
   await using server = new RawServer(async (conn) => {
     await write(conn, `${OK}Transfer-Encoding: chunked\r\n\r\n`);
-    for (
-      let i = 0, size = 1;
-      i < body.length;
-      i += size, size = size * 3 % 70_001
-    ) {
+    let size = 1;
+    for (let i = 0; i < body.length;) {
       const chunk = body.subarray(i, i + size);
       await write(conn, `${chunk.length.toString(16)}\r\n`);
       await write(conn, chunk);
       await write(conn, "\r\n");
+      i += size;
+      size = size * 3 % 70_001;
     }
     await write(conn, "0\r\n\r\n");
   });
   assertEquals(await large({ url: server.url() }), await checksum(body));
 });
 
-test("http_get passes on a body as it arrives, and reads no more than it can pass on", async () => {
+test("http_get passes on a body as it arrives", async () => {
   const turn = Promise.withResolvers<void>();
   await using server = new RawServer(async (conn) => {
     await write(conn, `${OK}Content-Length: 10\r\n\r\nhello`);
@@ -635,44 +444,48 @@ test("http_get passes on a body as it arrives, and reads no more than it can pas
     if (body === "hello") turn.resolve();
     return Promise.resolve();
   };
-  await collect({ url: server.url(), write: take });
+  await soon(collect({ url: server.url(), write: take }), "all of the body");
   assertEquals(body, "helloworld");
+});
 
+test("http_get reads no more than it can pass on", async () => {
   let sent = 0;
   const stuck = Promise.withResolvers<void>();
   await using endless = new RawServer(async (conn) => {
     await write(conn, `${OK}\r\n`);
     for (const piece = new Uint8Array(1 << 20);; sent += piece.length) {
-      const idle = setTimeout(() => stuck.resolve(), 500); // nobody reads any more
+      const idle = setTimeout(() => stuck.resolve(), 500); // nobody reads it
       await write(conn, piece).finally(() => clearTimeout(idle));
     }
   });
-  const stop = new AbortController();
+  const { signal, ...stop } = controller();
   const never = () => new Promise<void>(() => {});
-  const work = collect({
-    url: endless.url(),
-    write: never,
-    signal: stop.signal,
-  });
-  await stuck.promise;
+  const work = collect({ url: endless.url(), write: never, signal });
+  await soon(stuck.promise, "the reading to stop");
   assertLess(sent, 32 << 20);
   stop.abort(new Failure(28, "enough"));
   assertEquals((await work).code, 28, "though the write never ends");
 });
+
+/** What aborts a signal. */
+function controller() {
+  const stop = new AbortController();
+  return { signal: stop.signal, abort: (why: Error) => stop.abort(why) };
+}
 
 test("http_get ends at once when its output fails, though the server is silent", async () => {
   await using server = new RawServer((conn) =>
     write(conn, `${OK}Content-Length: 10\r\n\r\nhello`).then(() => hold(conn))
   );
   const write23 = () => Promise.reject(new Failure(23, "full"));
-  const { code, message } = await collect({
-    url: server.url(),
-    write: write23,
-  });
+  const work = collect({ url: server.url(), write: write23 });
+  const { code, message } = await soon(work, "the end");
   assertEquals([code, message], [23, "full"]);
 });
 
 test("http_get has written what came before it says that the end is missing", async () => {
+  await using empty = new RawServer("");
+  assertEquals((await collect({ url: empty.url() })).code, 52);
   await using server = new RawServer(`${OK}Content-Length: 10\r\n\r\nhello`);
   let body = "";
   const write = async (bytes: Uint8Array) => {
@@ -680,242 +493,122 @@ test("http_get has written what came before it says that the end is missing", as
     await new Promise((resolve) => setTimeout(resolve, 50));
     body += written;
   };
-  assertEquals((await collect({ url: server.url(), write })).code, 18);
-  assertEquals(body, "hello");
+  const { code, message } = await collect({ url: server.url(), write });
+  assertEquals([body, code], ["hello", 18]);
+  assertEquals(message, "the server closed with 5 of 10 bytes still to come");
 });
 
-test("http_get says what ended early, and that nothing came", async () => {
-  await using empty = new RawServer("");
-  assertEquals((await collect({ url: empty.url() })).code, 52);
-  await using early = new RawServer(`${OK}Content-Length: 10\r\n\r\nhello`);
-  assertEquals(await collect({ url: early.url() }), {
-    body: "hello",
-    code: 18,
-    message: "the server closed with 5 of 10 bytes still to come",
-  });
-});
-
-test("http_get takes no more than --max-filesize allows, and nothing where that is known before", async () => {
+test("http_get takes no more than --max-filesize allows", async () => {
   await using sized = new RawServer(HI);
-  assertEquals(
-    (await collect({ url: sized.url(), "max-filesize": 2 })).body,
-    "hi",
-  );
-  assertEquals(await collect({ url: sized.url(), "max-filesize": 1 }), {
-    body: "",
-    code: 63,
-    message: "too large: 2 bytes",
-  });
+  const most = (url: URL, size: number) =>
+    collect({ url, compressed: true, "max-filesize": size });
+  assertEquals(await most(sized.url(), 2), GOT_HI);
+  const message = "too large: 2 bytes";
+  assertEquals(await most(sized.url(), 1), { body: "", code: 63, message });
   await using endless = new RawServer(async (conn) => {
     await write(conn, `${OK}\r\n`);
     for (;;) await write(conn, "endless ");
   });
-  const { body, code } = await collect({
-    url: endless.url(),
-    "max-filesize": 10,
-  });
+  const { body, code } = await most(endless.url(), 10);
   assertEquals([body, code], ["endless en", 63]);
   const zeros = await compress("gzip", new Uint8Array(1e6));
-  await using bomb = new RawServer(async (conn) => { // keeps the connection, and its last byte
-    await write(
-      conn,
-      `${OK}Content-Encoding: gzip\r\nContent-Length: ${zeros.length}\r\n\r\n`,
-    );
-    await write(conn, zeros.subarray(0, -1)).then(() => hold(conn));
+  await using bomb = new RawServer(async (conn) => { // keeps its last byte
+    const length = `Content-Length: ${zeros.length}\r\n\r\n`;
+    await write(conn, `${OK}Content-Encoding: gzip\r\n${length}`);
+    await write(conn, zeros.subarray(0, -1));
+    await hold(conn);
   });
-  const most = await collect({
-    url: bomb.url(),
-    compressed: true,
-    "max-filesize": 5000,
+  const cut = await most(bomb.url(), 5000);
+  assertEquals([cut.body.length, cut.code], [5000, 63]);
+});
+
+test("http_get gives up an endless row of answers that are not final", async () => {
+  const answer = `HTTP/1.1 100 Go on\r\nA: ${"b".repeat(200_000)}\r\n\r\n`;
+  await using server = new RawServer(async (conn) => {
+    for (;;) await write(conn, answer);
   });
-  assertEquals([most.body.length, most.code], [5000, 63]);
+  assertEquals((await collect({ url: server.url() })).code, 63);
 });
 
 test("http_get stops when its signal says so, connecting, waiting or receiving", async () => {
   for (const answer of ["", OK, `${OK}Content-Length: 9\r\n\r\nhello`]) {
-    const stop = new AbortController();
+    const { signal, abort } = controller();
     await using server = new RawServer(async (conn) => {
       await write(conn, answer);
-      stop.abort(new Failure(28, "late"));
+      abort(new Failure(28, "late"));
       await hold(conn);
     });
-    assertEquals(
-      (await collect({ url: server.url(), signal: stop.signal })).code,
-      28,
-    );
+    assertEquals((await collect({ url: server.url(), signal })).code, 28);
   }
   const signal = AbortSignal.abort(new Failure(28, "late"));
-  assertEquals((await collect({ url: NOWHERE, signal })).code, 28);
+  const nowhere = new URL("http://localhost/");
+  assertEquals((await collect({ url: nowhere, signal })).code, 28);
 });
 
-// Codings
-
-/** Serves a body with a header, and gets it. */
-async function coded(
-  headers: string,
-  body: Uint8Array,
-  options: Partial<Options> = { compressed: true },
-) {
-  await using server = new RawServer(async (conn) => {
-    await write(
+test("http_get keeps nothing on the signal of its caller", async () => {
+  await using server = new RawServer((conn, request) =>
+    write(
       conn,
-      `${OK}${headers}\r\nContent-Length: ${body.length}\r\n\r\n`,
-    );
-    await write(conn, body);
-  });
-  return await collect({ url: server.url(), ...options });
-}
-const HELLO = bytes("hello, hello, hello"),
-  PLAIN = { body: text(HELLO), code: 0, message: "" };
-const gzip = await compress("gzip", HELLO),
-  zlib = await compress("deflate", HELLO);
-const raw = await compress("deflate-raw", HELLO);
-
-test("http_get undoes gzip and deflate with --compressed, zlib's and the bare one", async () => {
-  assertEquals(await coded("Content-Encoding: gzip", gzip), PLAIN);
-  assertEquals(await coded("content-encoding: X-GZip", gzip), PLAIN);
-  assertEquals(await coded("Content-Encoding: deflate", zlib), PLAIN);
-  assertEquals(await coded("Content-Encoding: deflate", raw), PLAIN);
-  assertEquals(await coded("Content-Encoding: identity", HELLO), PLAIN);
-  const twice = await compress("deflate", gzip as Uint8Array<ArrayBuffer>);
-  assertEquals(await coded("Content-Encoding: gzip, deflate", twice), PLAIN);
-  assertEquals(
-    await coded("Content-Encoding: gzip\r\nContent-Encoding: deflate", twice),
-    PLAIN,
+      request.includes("/cut") ? `${OK}Content-Length: 9\r\n\r\n` : HI,
+    )
   );
-  assertEquals(
-    (await coded("Content-Encoding: gzip", gzip, {})).body,
-    text(gzip),
-  );
-  assertEquals(await coded("Content-Encoding: gzip", bytes("")), {
-    body: "",
-    code: 0,
-    message: "",
-  });
-});
-
-test("http_get undoes a transfer coding, asked or not", async () => {
-  const chunk = `${gzip.length.toString(16)}\r\n${text(gzip)}\r\n0\r\n\r\n`;
-  await using chunked = new RawServer(
-    `${OK}Transfer-Encoding: gzip, chunked\r\n\r\n${chunk}`,
-  );
-  assertEquals(await collect({ url: chunked.url() }), PLAIN);
-  await using closed = new RawServer(
-    `${OK}Transfer-Encoding: gzip\r\n\r\n${text(gzip)}`,
-  );
-  assertEquals(await collect({ url: closed.url() }), PLAIN);
-  await using empty = new RawServer(
-    `${OK}Transfer-Encoding: ,gzip,,chunked,\r\nTransfer-Encoding:\r\n\r\n${chunk}`,
-  );
-  assertEquals(await collect({ url: empty.url() }), PLAIN);
-  await using mad = new RawServer(
-    `${OK}Transfer-Encoding: chunked, gzip\r\n\r\n${text(gzip)}`,
-  );
-  assertEquals((await collect({ url: mad.url() })).code, 61);
-});
-
-test("http_get says 61 for a coding that is damaged, cut short, followed by more, or unknown", async () => {
-  const damaged = gzip.slice(), crc = gzip.slice();
-  damaged[12] ^= 0xff, crc[gzip.length - 6] ^= 1;
-  const junk = bytes(text(gzip) + "junk");
-  for (const body of [damaged, crc, gzip.subarray(0, -1), junk, HELLO]) {
-    assertEquals((await coded("Content-Encoding: gzip", body)).code, 61);
+  const { signal } = controller();
+  const listeners = new Set<unknown>();
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = function (...args: [string, EventListener]) {
+    listeners.add(args[1]);
+    addEventListener.apply(this, args);
+  };
+  signal.removeEventListener = function (...args: [string, EventListener]) {
+    listeners.delete(args[1]);
+    removeEventListener.apply(this, args);
+  };
+  const any = AbortSignal.any; // it keeps what it makes, too
+  AbortSignal.any = (signals) => {
+    assert(!signals.includes(signal), "AbortSignal.any was given the signal");
+    return any(signals);
+  };
+  try {
+    assertEquals((await collect({ url: server.url(), signal })).code, 0);
+    assertEquals((await collect({ url: server.url("/cut"), signal })).code, 18);
+  } finally {
+    AbortSignal.any = any;
   }
-  assertEquals((await coded("Content-Encoding: deflate", HELLO)).code, 61);
-  const noise = random(200_000);
-  for (const format of ["deflate", "deflate-raw"] as const) {
-    const whole = await compress(format, noise);
-    assertEquals(
-      (await coded("Content-Encoding: deflate", whole)).body.length,
-      noise.length,
-    );
-    for (const cut of [1, 2, 5, whole.length >> 1]) {
-      const { code } = await coded(
-        "Content-Encoding: deflate",
-        whole.subarray(0, -cut),
-      );
-      assertEquals(code, 61, `${format}, without its last ${cut} bytes`);
-    }
-  }
-  assertEquals(await coded("Content-Encoding: br", HELLO), {
-    body: "",
-    code: 61,
-    message: 'cannot undo the coding "br"',
-  });
-  let often = gzip;
-  for (let i = 2; i <= 6; i++) {
-    often = await compress("gzip", often as Uint8Array<ArrayBuffer>);
-  }
-  const { message } = await coded(
-    `Content-Encoding: ${"gzip, ".repeat(5)}gzip`,
-    often,
-  );
-  assertMatch(message, /^cannot undo the coding "gzip, gzip/);
-  assertEquals(await coded("Content-Encoding: br", HELLO, {}), PLAIN);
-});
-
-test("http_get says 18, not 61, when a coded body ends early", async () => {
-  await using server = new RawServer(
-    `${OK}Content-Encoding: gzip\r\nContent-Length: 99\r\n\r\n${text(gzip)}`,
-  );
-  assertEquals(
-    (await collect({ url: server.url(), compressed: true })).code,
-    18,
-  );
-});
-
-test("http_get expands what is highly compressed in small pieces", async () => {
-  const zeros = await compress("gzip", new Uint8Array(100e6));
-  let size = 0, largest = 0;
-  const take = (bytes: Uint8Array) =>
-    Promise.resolve(
-      void (size += bytes.length, largest = Math.max(largest, bytes.length)),
-    );
-  assertEquals(
-    (await coded("Content-Encoding: gzip", zeros, {
-      compressed: true,
-      write: take,
-    })).code,
-    0,
-  );
-  assertEquals(size, 100e6);
-  assertLess(largest, 9e6);
+  assertEquals(listeners.size, 0);
 });
 
 // The command line
 
 test("http_get refuses a bad command line before anything is sent", async () => {
+  using dir = folder();
+  const pem = (name: string, text: string) => {
+    const certificate = `-----BEGIN CERTIFICATE-----\n${text}\n`;
+    Deno.writeTextFileSync(`${dir.path}/${name}`, certificate);
+    return `${dir.path}/${name}`;
+  };
+  const end = "-----END CERTIFICATE-----";
   await using server = new RawServer(HI);
   const url = server.url().href;
   const bad: [status: number, says: RegExp, ...args: string[]][] = [
-    [2, /a URL is missing/],
+    [2, /missing URL \(example: http_get localhost:8080\)/],
     [2, /too many words: "b"/, url, "b"],
-    [2, /unknown option --locatoin.*--location/, "--locatoin", url],
-    [2, /--output needs a value/, url, "-o"],
-    [2, /--max-time wants seconds.*"x"/, "-m", "x", url],
-    [
-      2,
-      /--max-redirs wants a whole number, not "1.5"/,
-      "--max-redirs",
-      "1.5",
-      url,
-    ],
-    [2, /--max-filesize wants a whole number/, "--max-filesize", "1k", url],
+    [2, /unknown option --locatoin/, "--locatoin", url],
+    [2, /unknown option -A/, "-A", "x", url],
+    [2, /--o(utput)? needs a value/, url, "-o"],
+    [2, /--max-time must be 0 to .*"x"/, "-m", "x", url],
+    [2, /--max-redirs must be .*"1.5"/, "--max-redirs", "1.5", url],
+    [2, /--max-filesize must be/, "--max-filesize", "1k", url],
     [2, /"A" is not a header/, "-H", "A", url],
     [2, /"A: b\\r\\nC: d" is not a header/, "-H", "A: b\r\nC: d", url],
-    [
-      2,
-      /"User-Agent: x\\r\\nEvil: 1" is not a header/,
-      "-A",
-      "x\r\nEvil: 1",
-      url,
-    ],
     [2, /no certificate in README.md/, "--cacert", "README.md", url],
-    [2, /-4 and -6 exclude/, "-4", "-6", url],
+    [2, /is damaged/, "--cacert", pem("a", `!!!!\n${end}`), url],
+    [2, /is damaged/, "--cacert", pem("b", `AAAA\n${end}`), url],
+    [2, /is damaged/, "--cacert", pem("c", "AAAA"), url],
+    [2, /-4 and -6 cannot be combined/, "-4", "-6", url],
     [2, /cannot read \/nowhere/, "--cacert", "/nowhere", url],
     [3, /is not a URL/, `${url}\r\nX: y`],
-    [3, /is not a URL/, "http://a b/"],
-    [1, /ftp is not spoken here/, "ftp://a/"],
+    [3, /"1313" is not a URL/, "1313"],
+    [1, /unsupported scheme ftp: use http or https/, "ftp://a/"],
     [23, /cannot write \/nowhere\/x/, "-o", "/nowhere/x", url],
   ];
   for (const [status, says, ...args] of bad) {
@@ -930,144 +623,29 @@ test("http_get refuses a bad command line before anything is sent", async () => 
 test("http_get understands curl's letters and long names alike", async () => {
   using dir = folder();
   await using server = new RawServer(HI);
-  const url = server.url().href, file = `${dir.path}/a`;
+  const url = server.url().href;
+  const file = `${dir.path}/a`;
+  const long = ["--include", "--location", "--header", "A: b", "--fail"];
   const both = [
-    [
-      "-i",
-      "-L",
-      "-o",
-      file,
-      "-H",
-      "A: b",
-      "-A",
-      "me",
-      "-f",
-      "-m",
-      "9",
-      "-0",
-      "-s",
-      "-4",
-    ],
-    [
-      "--include",
-      "--location",
-      "--output",
-      file,
-      "--header",
-      "A: b",
-      "--user-agent",
-      "me",
-      "--fail",
-      "--max-time",
-      "9",
-    ]
-      .concat("--http1.0", "--silent", "--ipv4"),
-    [
-      "-iLfs",
-      "-0",
-      `--output=${file}`,
-      "--header=A: b",
-      "--user-agent=me",
-      "--max-time=9",
-    ],
+    ["-i", "-L", "-H", "A: b", "-f", "-m", "9", "-0", "-s", "-4", "-o", file],
+    [...long, "--max-time", "9", "--http1.0", "--silent", "--output", file],
+    ["-iLfs", "-0", `--output=${file}`, "--header=A: b", "--max-time=9"],
   ];
   for (const args of both) assertEquals((await complain(...args, url)).code, 0);
   assertEquals(new Set(server.requests).size, 1);
-  assertMatch(
-    server.requests[0],
-    /^GET \/ HTTP\/1\.0\r\n[^]*User-Agent: me\r\n[^]*A: b\r\n/,
-  );
+  assertMatch(server.requests[0], /^GET \/ HTTP\/1\.0\r\n[^]*A: b\r\n/);
   assertEquals(Deno.readTextFileSync(file), HI);
-  await complain(
-    "--head",
-    "--compressed",
-    "--max-redirs",
-    "1",
-    "--connect-timeout",
-    "9",
-    "-o",
-    file,
-    url,
-  );
-  assertMatch(
-    server.requests.at(-1)!,
-    /^HEAD \/ HTTP\/1\.1\r\n[^]*Accept-Encoding: gzip, deflate\r\n/,
-  );
+  await complain("--head", "--compressed", "-o", file, url);
+  const sent = server.requests.at(-1)!;
+  assertMatch(sent, /^HEAD \/ HTTP\/1\.1\r\n[^]*Accept-Encoding: gzip, defl/);
   assertEquals(Deno.readTextFileSync(file), `${OK}Content-Length: 2\r\n\r\n`);
-});
-
-test("http_get -o leaves a file when all of it came, and nothing otherwise", async () => {
-  using dir = folder();
-  const file = `${dir.path}/a`, seen: string[][] = [];
-  await using server = new RawServer(async (conn, request) => {
-    seen.push(dir.names());
-    if (request.startsWith("GET /early")) {
-      return await write(conn, `${OK}Content-Length: 9\r\n\r\nhello`);
-    }
-    if (request.startsWith("GET /404")) {
-      return await write(conn, "HTTP/1.1 404 Not Found\r\n\r\noops");
-    }
-    await write(conn, HI);
-  });
-  for (const [path, status] of [["/early", 18], ["/404", 22]] as const) {
-    assertEquals(
-      (await complain("-f", "-o", file, server.url(path).href)).code,
-      status,
-    );
-    assertEquals(dir.names(), []);
-  }
-  assertEquals((await complain("-o", file, server.url().href)).code, 0);
-  assertEquals([dir.names(), Deno.readTextFileSync(file)], [["a"], "hi"]);
-  assertEquals(
-    (await complain("-o", file, server.url("/early").href)).code,
-    18,
-  );
-  assertEquals(
-    [dir.names(), Deno.readTextFileSync(file)],
-    [["a"], "hi"],
-    "the file of before stays",
-  );
-  for (const names of seen) {
-    assertEquals(names.filter((name) => !/^a(\..*\.part)?$/.test(name)), []);
-  }
-  assert(seen.every((names) => names.some((name) => name.endsWith(".part"))));
-});
-
-test("http_get -o keeps a link and the mode of a file, and writes to what is no file", async () => {
-  if (Deno.build.os === "windows") return;
-  using dir = folder();
-  await using server = new RawServer(HI);
-  Deno.writeTextFileSync(`${dir.path}/real`, "before");
-  Deno.chmodSync(`${dir.path}/real`, 0o666);
-  Deno.symlinkSync(`${dir.path}/real`, `${dir.path}/link`);
-  assertEquals(
-    (await complain("-o", `${dir.path}/link`, server.url().href)).code,
-    0,
-  );
-  assert(Deno.lstatSync(`${dir.path}/link`).isSymlink);
-  assertEquals(Deno.readTextFileSync(`${dir.path}/real`), "hi");
-  assertEquals(Deno.statSync(`${dir.path}/real`).mode! & 0o777, 0o666);
-  Deno.chmodSync(`${dir.path}/real`, 0o600);
-  assertEquals(
-    (await complain("-o", `${dir.path}/real`, server.url().href)).code,
-    0,
-  );
-  assertEquals(Deno.statSync(`${dir.path}/real`).mode! & 0o777, 0o600);
-  assertEquals(dir.names(), ["link", "real"]);
-  assertEquals((await complain("-o", "/dev/null", server.url().href)).code, 0);
-  assert(Deno.statSync("/dev/null").isCharDevice);
-  const { code, stderr } = await complain("-o", dir.path, server.url().href);
-  assertEquals(code, 23);
-  assertMatch(stderr, /cannot write .*is a directory/);
 });
 
 test("http_get escapes what a server says in its messages", async () => {
   await using server = new RawServer("HTTP/1.1 500 \x1b[31mred\x07\r\n\r\n");
   const { code, stderr } = await complain("-f", server.url().href);
-  assertEquals([code, stderr], [
-    22,
-    "http_get: the server answers 500 \\x1b[31mred\\x07",
-  ]);
+  const message = "http_get: the server answers 500 \\x1b[31mred\\x07";
+  assertEquals([code, stderr], [22, message]);
 });
 
 test("http_get -m bounds the whole exchange, a stalled body too", async () => {
@@ -1078,16 +656,15 @@ test("http_get -m bounds the whole exchange, a stalled body too", async () => {
   assertEquals([code, stderr], [28, "http_get: not done within 0.2 s"]);
 });
 
-test("http_get tells of hops, framing and chunks with -v, and draws them", async () => {
+test("http_get tells of hops and framing with -v, and draws them", async () => {
+  using dir = folder();
   await using server = redirecting("/b\x1b[31m");
-  const { error } = console, lines: string[] = [];
-  console.error = (...line) =>
-    void lines.push(String(line.at(-1)).replace(/^[\d.]+ /, ""));
-  const file = await Deno.makeTempFile(),
-    trace = new Trace("http_get", true, file),
-    url = server.url();
+  const { error } = console;
+  const lines: string[] = [];
+  console.error = (line) => lines.push(String(line).replace(/^%c[\d.]+ /, ""));
+  const trace = new Trace("http_get", 1, `${dir.path}/drawing`);
   try {
-    await collect({ url, location: true, trace });
+    await collect({ url: server.url(), location: true, trace });
     await trace.write();
   } finally {
     console.error = error;
@@ -1097,7 +674,7 @@ test("http_get tells of hops, framing and chunks with -v, and draws them", async
     /^> \d+ bytes "GET \/ HTTP\/1\.1\\r\\n/,
     /^< \d+ bytes "HTTP\/1\.1 302 Moved\\r\\n/,
     /^\* closed$/,
-    /^\* redirected to http:\/\/127\.0\.0\.1:\d+\/b%1b\[31m$/,
+    /^\* redirected to http:\/\/127\.0\.0\.1:\d+\/b%1B\[31m$/,
     /^\* connected to /,
     /^> /,
     /^< /,
@@ -1106,28 +683,21 @@ test("http_get tells of hops, framing and chunks with -v, and draws them", async
   ];
   assertEquals(lines.length, expected.length, lines.join("\n"));
   expected.forEach((pattern, i) => assertMatch(lines[i], pattern));
-  const drawing = await Deno.readTextFile(file);
-  assertMatch(drawing, /Note left of client: redirected to http/);
-  assertMatch(
-    drawing,
-    /body: 2 bytes, by Content-Length \(RFC 9112 6\.3, rule 6\)/,
-  );
-  await Deno.remove(file);
+  const drawing = await Deno.readTextFile(`${dir.path}/drawing`);
+  assertMatch(drawing, /Note left of p1: redirected to http/);
+  assertMatch(drawing, /body: 2 bytes, by Content-Length \(RFC 9112 6\.3, /);
 });
 
-test("http_get says how a download is getting on, with and without a known size", () => {
-  assertEquals(
-    progress({ done: 12e6, total: 48e6 }, 2000),
-    "12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left",
-  );
-  assertEquals(
-    progress({ done: 999, total: Infinity }, 1000),
-    "999 B  999 B/s",
-  );
-  assertEquals(progress({ done: 0, total: 5 }, 1000), "0 B of 5 B  0%  0 B/s");
-  assertEquals(progress({ done: 0, total: 0 }, 1000), "0 B  0 B/s");
-  assertEquals(
-    progress({ done: 3e12, total: 9e15 }, 1e3),
-    "3.0 TB of 9.0 PB  0%  3.0 TB/s  00:49:59 left",
-  );
+test("http_get says how a download is getting on", () => {
+  const said = {
+    "12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left": [12e6, 48e6, 2],
+    "999 B  999 B/s": [999, Infinity, 1],
+    "0 B of 5 B  0%  0 B/s": [0, 5, 1],
+    "0 B  0 B/s": [0, 0, 1],
+    "1.0 kB of 1.0 kB  100%  1.0 kB/s": [1000, 1000, 1],
+    "3.0 TB of 9.0 PB  0%  3.0 TB/s  00:49:59 left": [3e12, 9e15, 1],
+  };
+  for (const [line, [done, total, seconds]] of Object.entries(said)) {
+    assertEquals(formatProgress({ done, total }, 1000 * seconds), line);
+  }
 });

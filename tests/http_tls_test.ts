@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
-import { missing, run, test } from "./helpers.ts";
+import { Failure } from "../utils.ts";
+import { missing, run, soon, test } from "./helpers.ts";
 import { collect, folder, hold, RawServer, write } from "./http_servers.ts";
 
 const HI = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -95,7 +96,8 @@ test(
     using authority = new Authority();
     const { caCerts } = authority;
     await using server = new RawServer(HI, authority.listen("here"));
-    const { port } = server, hi = { body: "hi", code: 0, message: "" };
+    const { port } = server;
+    const hi = { body: "hi", code: 0, message: "" };
     assertEquals(
       await collect({ url: server.url("/a", "https"), caCerts }),
       hi,
@@ -179,8 +181,8 @@ test(
   async () => {
     using authority = new Authority();
     await using server = new RawServer(HI, authority.listen("here"));
-    const url = server.url("/", "https").href,
-      known = { env: { SSL_CERT_FILE: authority.file, SSL_CERT_DIR: "" } };
+    const url = server.url("/", "https").href;
+    const known = { env: { SSL_CERT_FILE: authority.file, SSL_CERT_DIR: "" } };
     const [told, system, neither] = await Promise.all([
       run("http_get", [
         "-v",
@@ -201,7 +203,7 @@ test(
     const drawing = await Deno.readTextFile(`${authority.file}.md`);
     assertMatch(
       drawing,
-      /client-->>s1: ClientHello\n.*s1-->>client: ServerHello, Certificate, Finished\n/,
+      /p1-->>p2: ClientHello\n.*p2-->>p1: ServerHello, Certificate, Finished\n/,
     );
     assertEquals([system.code, system.stdout, system.stderr], [0, "hi", ""]);
     assertEquals([neither.code, neither.stdout], [60, ""]);
@@ -210,8 +212,8 @@ test(
 );
 
 test("http_get says 35 for a plain server behind https, or one that hangs up", async () => {
-  const raw = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
-    { port } = raw.addr;
+  const raw = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = raw.addr;
   const answers = ["HTTP/1.1 400 Bad Request\r\n\r\n", ""];
   const serving = (async () => {
     for (const answer of answers) {
@@ -232,13 +234,16 @@ test("http_get says 35 for a plain server behind https, or one that hangs up", a
   raw.close();
 });
 
-test("http_get takes a server that is silent in the handshake for one that it cannot connect to", async () => {
-  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 }),
-    { port } = silent.addr;
+test("http_get -m bounds the handshake with a server that is silent", async () => {
+  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const accepted = silent.accept();
-  const url = new URL(`https://127.0.0.1:${port}/`);
-  const { code, message } = await collect({ url, "connect-timeout": 200 });
-  assertEquals([code, message], [28, "no TLS with 127.0.0.1 in 0.2 s"]);
+  const url = new URL(`https://127.0.0.1:${silent.addr.port}/`);
+  const stop = new AbortController();
+  const timer = setTimeout(() => stop.abort(new Failure(28, "late")), 200);
+  const work = collect({ url, signal: stop.signal });
+  const { code, message } = await soon(work, "the end of the handshake");
+  clearTimeout(timer);
+  assertEquals([code, message], [28, "late"]);
   (await accepted).close();
   silent.close();
 });
@@ -247,8 +252,8 @@ test("http_get takes a server that is silent in the handshake for one that it ca
 function relay(to: number, cut: Promise<void>) {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const serving = (async () => {
-    const client = await listener.accept(),
-      server = await Deno.connect({ hostname: "127.0.0.1", port: to });
+    const client = await listener.accept();
+    const server = await Deno.connect({ hostname: "127.0.0.1", port: to });
     const pass = async (from: Deno.Conn, to: Deno.Conn) => {
       const buffer = new Uint8Array(16_384);
       for (let n; (n = await from.read(buffer).catch(() => null)) !== null;) {
@@ -257,7 +262,9 @@ function relay(to: number, cut: Promise<void>) {
     };
     const passing = [pass(client, server), pass(server, client)];
     await cut;
-    client.close(), server.close(), listener.close();
+    client.close();
+    server.close();
+    listener.close();
     await Promise.all(passing);
   })();
   return { port: listener.addr.port, serving };
@@ -282,8 +289,8 @@ test(
           write(conn, `HTTP/1.1 200 OK\r\n${answer}`).then(() => hold(conn)),
         authority.listen("here"),
       );
-      const seen = Promise.withResolvers<void>(),
-        middle = relay(server.port, seen.promise);
+      const seen = Promise.withResolvers<void>();
+      const middle = relay(server.port, seen.promise);
       const url = new URL(`https://127.0.0.1:${middle.port}/`);
       const take = () => Promise.resolve(seen.resolve());
       assertEquals(
@@ -303,29 +310,15 @@ test(
     using authority = new Authority();
     const asked = Promise.withResolvers<void>();
     await using server = new RawServer(
-      (conn) => (asked.resolve(), hold(conn)),
+      (conn) => {
+        asked.resolve();
+        return hold(conn);
+      },
       authority.listen("here"),
     );
-    const middle = relay(server.port, asked.promise),
-      url = new URL(`https://127.0.0.1:${middle.port}/`);
+    const middle = relay(server.port, asked.promise);
+    const url = new URL(`https://127.0.0.1:${middle.port}/`);
     assertEquals((await collect({ url, caCerts: authority.caCerts })).code, 52);
     await middle.serving;
-  },
-);
-
-test(
-  "http_get takes longer than --connect-timeout, once it is connected",
-  TLS,
-  async () => {
-    using authority = new Authority();
-    await using server = new RawServer(async (conn) => {
-      await new Promise((resolve) => setTimeout(resolve, 500));
-      await write(conn, HI);
-    }, authority.listen("here"));
-    const url = server.url("/", "https"), { caCerts } = authority;
-    assertEquals(
-      (await collect({ url, caCerts, "connect-timeout": 400 })).body,
-      "hi",
-    );
   },
 );

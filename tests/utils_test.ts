@@ -70,7 +70,7 @@ test("text that is printed cannot drive the terminal", () => {
   }
 });
 
-test("a line end stays one on a terminal, though CR and LF come apart", async () => {
+test("a line end stays one on a terminal, in two pieces too", async () => {
   const isTerminal = () => true;
   const { out } = await captured(() =>
     replaced([Deno.stdout, "isTerminal"], isTerminal, async () => {
@@ -217,7 +217,7 @@ function target(...args: string[]) {
   return parseTarget(parseArgs(args, { string, boolean, alias }), 7);
 }
 
-test("a host is a name or an address, its port a word or behind a colon", () => {
+test("a host has its port as a word, or behind a colon", () => {
   const cases: [string[], string, number][] = [
     [["localhost"], "localhost", 7],
     [["localhost", "80"], "localhost", 80],
@@ -294,7 +294,7 @@ test("looking up ends when the signal aborts", async () => {
   await assertRejects(() => soon(looking, "the end of a lookup"), Failure);
 });
 
-test("connecting says 7 when refused, 6 when there is no such name", async () => {
+test("connecting says 7 when refused, 6 for an unknown name", async () => {
   const port = unusedPort();
   const to = (hostname: string) => connect({ hostname, port, signal });
   const refused = `cannot connect to 127.0.0.1:${port}: connection refused`;

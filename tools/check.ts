@@ -7,6 +7,7 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import { setTimeout as delay } from "node:timers/promises";
 import { aborted, counted, Failure, output, parsePort } from "../utils.ts";
 import { reason, refuseUnknown, resolve, run } from "../utils.ts";
 import { type Case, EXAMS } from "./check_cases.ts";
@@ -33,9 +34,11 @@ async function judge(
 ): Promise<void> {
   const judging = examine(program);
   const bounded = async () => {
-    await within(Promise.race([program.ready.promise, judging]), 5000);
-    const done = await within(judging.then(() => true), 5000);
-    if (!done) throw new Fault("", "the case did not end within 5 s");
+    const ready = Promise.race([program.ready.promise, judging]);
+    const isReady = await within(ready.then(() => true), 5000);
+    if (!isReady) throw new Fault("", "nothing for 5 s", "it listens, or asks");
+    const isDone = await within(judging.then(() => true), 5000);
+    if (!isDone) throw new Fault("", "the case did not end within 5 s");
   };
   await Promise.race([bounded(), aborted(signal)]);
 }
@@ -47,26 +50,19 @@ export async function tryCase(
   signal: AbortSignal,
 ): Promise<Result> {
   const program = new Program(...target);
+  let fault: Fault | undefined;
   try {
     await judge(examine, program, signal);
-    return {
-      ...about,
-      verdict: "ok",
-      ...await program.end(),
-      ended: undefined,
-    };
   } catch (error) {
-    signal.throwIfAborted();
-    if (error instanceof Failure) throw error;
-    await within(new Promise(() => {}), 200); // it may be about to end
-    const isFault = error instanceof Fault;
-    const fault = isFault ? error : new Fault("", reason(error));
-    const { verdict, sent, came, expected } = fault;
-    const result = { ...about, verdict, sent, came, expected };
-    return { ...result, ...await program.end() };
+    if (error instanceof Failure || signal.aborted) throw error;
+    fault = error instanceof Fault ? error : new Fault("", reason(error));
+    await delay(200); // the program may be about to end
   } finally {
     await program.end();
   }
+  const { verdict = "ok", sent, came, expected } = fault ?? {};
+  const end = await program.end();
+  return { ...about, verdict, sent, came, expected, ...end };
 }
 
 const isBad = ({ verdict }: Result) => /FAILED|warning/.test(verdict);

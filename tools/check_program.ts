@@ -120,9 +120,13 @@ export class Program {
     const { hostname, port } = this;
     const any = hostname.includes(":") ? "::" : "0.0.0.0";
     const at = { transport: "udp", hostname: any, port: from } as const;
-    const socket = this.keep(Deno.listenDatagram(at));
-    await socket.send(Buffer.from(text), { ...at, hostname, port });
-    return socket;
+    try {
+      const socket = this.keep(Deno.listenDatagram(at));
+      await socket.send(Buffer.from(text), { ...at, hostname, port });
+      return socket;
+    } catch (error) { // no IPv6 here, say, or no right to open a low port
+      throw new Fault("", `we cannot ask: ${reason(error)}`, "", "skipped");
+    }
   }
 
   /** Has a socket closed when the case is over. */
@@ -157,7 +161,9 @@ export class Program {
     const isServer = this.port > 0;
     if (signal === "SIGKILL" || !isServer) return { printed };
     const lines = printed.trimEnd().split("\n");
-    const last = lines.findLast((line) => /error/i.test(line)) ?? lines.at(-1);
-    return { printed, ended: `${signal ?? `status ${code}`}: ${last}` };
+    const isError = (line: string) => /(error|exception)\b.*: /i.test(line);
+    const last = lines.findLast(isError) ?? lines.at(-1);
+    const how = signal ?? `status ${code}`;
+    return { printed, ended: last ? `${how}: ${printable(last)}` : how };
   }
 }

@@ -27,7 +27,7 @@ const PYTHON = "https://docs.python.org/3/library/";
 const SOCAT = "[socat(1)](https://manpages.debian.org/socat)";
 const NCAT = "[ncat(1)](https://manpages.debian.org/ncat)";
 const OURS = "[this collection](../README.md)";
-const SHEET = "the lab sheet";
+const SHEET = "[the lessons](README.md)";
 
 const TCP: Entrant[] = [
   {
@@ -253,6 +253,13 @@ interface Report {
   results: Result[];
 }
 
+/** Some lose bytes now and then only; some machines are busy for a while. */
+function isUnsure({ name, verdict, came }: Result): boolean {
+  const isBulk = ["half-close", "megabyte", "late-reader"].includes(name);
+  const isLate = /did not end|nothing for 5 s/.test(came ?? "");
+  return isLate || (isBulk && verdict === "ok");
+}
+
 /** Examines a server in all cases; undefined if it is not installed. */
 async function examine(
   entrant: Entrant,
@@ -266,7 +273,12 @@ async function examine(
   const never = new AbortController().signal;
   for (const one of EXAMS[exam]) {
     const target = ["127.0.0.1", 0, words(command)] as const;
-    results.push(await tryCase(one, [...target], never));
+    const attempt = () => tryCase(one, [...target], never);
+    let result = await attempt();
+    for (let more = 4; more > 0 && isUnsure(result); more--) {
+      result = await attempt();
+    }
+    results.push(result);
   }
   const number = text.match(/\d+\.\d[\w.+~-]*/)?.[0] ?? "";
   return { entrant, version: `${tool} ${number}`, results };
@@ -275,12 +287,25 @@ async function examine(
 /** What happened, without what differs from run to run. */
 function steady({ came = "", ended }: Result): string {
   const why = ended?.replace(/\(os error \d+\)|\[Errno \d+\] /g, "").trim();
-  const what = came.replace(/^\d{5,} bytes ".*?"\.\.\.(?=, then)/, "a part")
-    .replace(/^0 bytes "", then /, "").replace(/:\d{5}\b/g, "");
+  const gone = /a FIN|connection (refused|reset)|broken pipe/;
+  const what = came.replace(/^\d{5,} bytes ".*?"\.{3}, then .*/, "only a part")
+    .replace(/^\d+ bytes "\d+"/, "the datagrams of others")
+    .replace(/^0 bytes "", then /, "").replace(gone, "the connection is gone");
   return why ? `it ends, ${why}` : what;
 }
 
 const MARKS = { ok: "·", FAILED: "**✗**", warning: "!", skipped: "–" };
+
+/** What happened to a server: for each way to fail, in which cases. */
+function toFaults({ entrant, results }: Report): string {
+  const bad = results.filter(({ verdict }) => /FAILED|warn/.test(verdict));
+  const ways = Object.groupBy(bad, steady);
+  const lines = Object.entries(ways).map(([way, all = []]) => {
+    const names = all.map(({ name }) => `\`${name}\``).join(", ");
+    return `- ${names}: ${way.replace(/[\\`*_<>]/g, "\\$&")}\n`;
+  });
+  return lines.length ? `${entrant.name}:\n\n${lines.join("")}` : "";
+}
 
 /** The table of an exam, and under it what happened. */
 function toMarkdown(exam: string, reports: Report[]): string {
@@ -301,13 +326,7 @@ function toMarkdown(exam: string, reports: Report[]): string {
   const legend = cases.map(({ name, asks, rule }, i) =>
     `${i + 1}. \`${name}\`: ${asks} (${rule})`
   );
-  const faults = reports.map(({ entrant, results }) => {
-    const bad = results.filter(({ verdict }) => /FAILED|warn/.test(verdict));
-    const lines = bad.map((result) =>
-      `- \`${result.name}\`: ${steady(result).replace(/[\\`*_<>]/g, "\\$&")}`
-    );
-    return lines.length ? `${entrant.name}:\n\n${lines.join("\n")}\n` : "";
-  });
+  const faults = reports.map(toFaults).filter((text) => text);
   return `## ${exam}\n\n${table}\n\n${legend.join("\n")}\n\n` +
     `### What happened to ${exam}\n\n${faults.join("\n")}`;
 }

@@ -158,6 +158,14 @@ test("every case names a heading of a lesson", () => {
   }
 });
 
+test("the wall shows the cases as they are", async () => {
+  const wall = await Deno.readTextFile(new URL("docs/wall.md", ROOT));
+  const words = wall.replace(/\s+/g, " "); // wherever its lines are broken
+  for (const { name, asks, rule } of [...EXAMS.echo_tcp, ...EXAMS.echo_udp]) {
+    assertStringIncludes(words, `\`${name}\`: ${asks} (${rule})`);
+  }
+});
+
 test("no two cases of an exam have the same name", () => {
   for (const [exam, cases] of Object.entries(EXAMS)) {
     const names = cases.map(({ name }) => name);

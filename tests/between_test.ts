@@ -185,7 +185,7 @@ test("--chop breaks the naive clients, and none of the real ones", async () => {
 test("--lose breaks the naive client over UDP, but not daytime", async () => {
   await using clock = await serve("daytime", ["--serve"]);
   const to = `127.0.0.1:${clock.port}`;
-  await using between = await relay("-u", "-v", "--lose", "50", "--seed=5", to);
+  await using between = await relay("-u", "-v", "--lose", "50", "--seed=2", to);
   const where = ["127.0.0.1", `${between.port}`];
   await using naive = start("docs/naive_daytime_udp", where);
   await between.until(/0 bytes from the client lost/, "stderr");
@@ -267,7 +267,7 @@ test("a slow reader slows the sender down", { ignore: !LINUX }, async () => {
   let sent = 0;
   await using server = serveOnce(async (conn) => {
     const part = new Uint8Array(65_536);
-    while (sent < 2e9) sent += await conn.write(part);
+    while (sent < 2e9) sent += await conn.write(part).catch(() => 2e9);
   });
   await using between = await relay(server.at);
   const memory = async () => {
@@ -342,7 +342,7 @@ async function fates(port: number, seed: number): Promise<string[]> {
     const data = new Uint8Array(i);
     await socket.send(data, { ...to, port: between.port });
   }
-  await between.until(/[> ] \S+ 19 bytes/, "stderr");
+  await between.until(/ 19 bytes/, "stderr");
   socket.close();
   const lines = between.stderr.matchAll(/(\d+ bytes? from the client .*)/g);
   return [...lines].map(([line]) => line);

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S deno run --unstable-net --allow-net --allow-write
+#!/usr/bin/env -S deno run --unstable-net --allow-net --allow-sys=networkInterfaces
 /**
  * A relay that stands between any client and any server, and shows what they
  * say. It can also do on purpose what networks do by chance: cut a stream into
@@ -135,59 +135,74 @@ async function relayTcp(ports: number[], relay: Relay, isOnce: boolean) {
   });
 }
 
-/** A client over UDP. It has a socket of its own to the server. */
-class UdpClient {
-  readonly #socket: Deno.DatagramConn;
-  readonly #trace?: Trace;
-  readonly #timer = startTimer(() => this.#socket.close(), SILENCE);
-  /** for each direction, when the next datagram has passed */
-  readonly #next = {
-    ">": Promise.withResolvers<void>(),
-    "<": Promise.withResolvers<void>(),
-  };
+/** One direction of a client's datagrams. */
+class Path {
+  #sending: Promise<unknown> = Promise.resolve(); // one after the other
+  #next = Promise.withResolvers<void>(); // when the next datagram has passed
 
-  constructor(readonly name: string, readonly relay: Relay) {
-    const isIPv6 = relay.server.hostname.includes(":");
-    this.#socket = openUdp({ hostname: isIPv6 ? "::" : "0.0.0.0", port: 0 });
-    this.#trace = relay.trace(name);
-  }
+  constructor(
+    readonly mark: Mark,
+    readonly name: string,
+    readonly relay: Relay,
+    readonly send: (datagram: Uint8Array) => Promise<unknown>,
+    readonly trace?: Trace,
+  ) {}
 
-  /** Passes on a question. */
-  ask(datagram: Uint8Array): void {
-    const server = { transport: "udp", ...this.relay.server } as const;
-    this.#pass(">", datagram, () => this.#socket.send(datagram, server));
-  }
-
-  /** Passes on the answers, until the client is forgotten. */
-  async answer(send: (datagram: Uint8Array) => Promise<number>): Promise<void> {
-    const server = formatAddress(this.relay.server);
-    for await (const [datagram, from] of datagrams(this.#socket)) {
-      if (formatAddress(from) !== server) continue; // it was not asked
-      this.#pass("<", datagram, () => send(datagram));
-    }
-    this.#trace?.event(`${this.name} forgotten`);
-  }
-
-  async #pass(mark: Mark, datagram: Uint8Array, send: () => Promise<number>) {
-    this.#timer.refresh();
-    const { name, relay: { happens, wait } } = this;
+  /** Passes on a datagram, or does to it what a network may do. */
+  async pass(datagram: Uint8Array): Promise<void> {
+    const { mark, name, relay: { happens, wait } } = this;
     const isLost = happens("lose", mark);
     const isDouble = happens("double", mark);
     const isSwapped = happens("swap", mark);
-    const size = counted(datagram.length, "byte");
-    const tell = (fate: string) =>
-      this.#trace?.event(`${name} ${size} from ${SENDER[mark]} ${fate}`);
+    const what = `${counted(datagram.length, "byte")} from ${SENDER[mark]}`;
+    const tell = (fate: string) => this.trace?.event(`${name} ${what} ${fate}`);
     if (isLost) return tell("lost");
     if (isDouble) tell("doubled");
-    if (isSwapped) tell("held back: the next overtakes");
+    if (isSwapped) tell("held back");
     if (wait > 0) await delay(wait);
-    if (isSwapped) await Promise.race([this.#next[mark].promise, delay(1000)]);
+    if (isSwapped) await Promise.race([this.#next.promise, delay(1000)]);
     for (let copies = isDouble ? 2 : 1; copies > 0; copies--) {
-      this.#trace?.data(mark, datagram, `${name} `, "-)");
-      await send().catch((error) => warn(`${name} ${reason(error)}`));
+      this.trace?.data(mark, datagram, `${name} `, "-)");
+      this.#sending = this.#sending.then(() => this.send(datagram))
+        .catch((error) => warn(`${name} ${reason(error)}`));
     }
-    this.#next[mark].resolve();
-    this.#next[mark] = Promise.withResolvers();
+    this.#next.resolve();
+    this.#next = Promise.withResolvers();
+  }
+}
+
+/** A client over UDP. It has a socket of its own to the server. */
+class Client {
+  readonly #socket: Deno.DatagramConn;
+  readonly #timer = startTimer(() => this.#socket.close(), SILENCE);
+  readonly #questions: Path;
+  readonly #answers: Path;
+
+  constructor(name: string, readonly relay: Relay, back: Path["send"]) {
+    const server = { transport: "udp", ...relay.server } as const;
+    const hostname = server.hostname.includes(":") ? "::" : "0.0.0.0";
+    const socket = openUdp({ hostname, port: 0 });
+    const send = (question: Uint8Array) => socket.send(question, server);
+    const trace = relay.trace(name);
+    this.#socket = socket;
+    this.#questions = new Path(">", name, relay, send, trace);
+    this.#answers = new Path("<", name, relay, back, trace);
+  }
+
+  ask(question: Uint8Array): void {
+    this.#timer.refresh();
+    this.#questions.pass(question);
+  }
+
+  /** Passes on the answers, until nothing has passed for a minute. */
+  async receive(): Promise<void> {
+    const server = formatAddress(this.relay.server);
+    for await (const [answer, from] of datagrams(this.#socket)) {
+      if (formatAddress(from) !== server) continue; // it was not asked
+      this.#timer.refresh();
+      this.#answers.pass(answer);
+    }
+    this.#answers.trace?.event(`${this.#answers.name} forgotten`);
   }
 }
 
@@ -213,19 +228,20 @@ async function relayUdp(ports: number[], relay: Relay): Promise<void> {
   const open = (port: number) => Promise.try(() => listen(openUdp, port));
   const socket = await firstFree(ports, open);
   await announce(socket.addr as Deno.NetAddr, false);
-  const clients = new Map<string, UdpClient>();
+  const clients = new Map<string, Client>();
   for await (const [datagram, from] of datagrams(socket)) {
     const name = formatAddress(from);
-    if (!clients.has(name) && clients.size >= MOST_CLIENTS) {
+    let client = clients.get(name);
+    if (!client && clients.size >= MOST_CLIENTS) {
       warn(`${name} ignored: there are ${MOST_CLIENTS} clients`);
       continue;
     }
-    const client = clients.get(name) ?? new UdpClient(name, relay);
+    if (!client) {
+      client = new Client(name, relay, (answer) => socket.send(answer, from));
+      clients.set(name, client);
+      client.receive().then(() => clients.delete(name));
+    }
     client.ask(datagram);
-    if (clients.has(name)) continue;
-    clients.set(name, client);
-    client.answer((answer) => socket.send(answer, from))
-      .then(() => clients.delete(name));
   }
 }
 
@@ -296,7 +312,7 @@ function parseChances(options: Options): Relay["happens"] {
   const isUsed = CHANCES.some((name) => chances[name] > 0);
   if (isUsed) log(`--seed ${seed} lets the same happen again`);
   // A direction does not depend on how many datagrams the other one has had.
-  const draw = { ">": random(2 * seed), "<": random(2 * seed + 1) };
+  const draw = { ">": random(seed), "<": random(seed + 1e6) };
   return (what, mark) => 100 * draw[mark]() < chances[what];
 }
 

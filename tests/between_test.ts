@@ -206,9 +206,13 @@ test("each act is a line of the trace, and a note in the drawing", async () => {
   await conn.closeWrite();
   assertEquals(text(await receive(conn)), "12345678");
   const { stderr } = await between.finish();
-  assertMatch(stderr, /\* \S+ in pieces of 3 bytes, delayed by 5 ms\n/);
+  assertMatch(stderr, /\* \S+ in pieces of 3 bytes\n/);
+  assertMatch(stderr, /\* \S+ delayed by 5 ms\n/);
   const drawn = await drawing(file);
-  assertMatch(drawn, /Note .* in pieces of 3 bytes, delayed by 5 ms\n/);
+  assertMatch(
+    drawn,
+    /Note .* in pieces of 3 bytes\n.*Note .* delayed by 5 ms\n/,
+  );
   assertMatch(drawn, /p1->>p2: 3 bytes "123"\n/);
 });
 
@@ -380,6 +384,7 @@ test("between refuses a bad command line with 2", async () => {
     ["-u --once 7777", /--once is for TCP/],
     ["--fast 7777", /unknown option --fast/],
     ["99999", /"99999" is not a port/],
+    ["-u --seed x no.such.name", /--seed must be 0 to 1000000, not "x"/],
   ];
   for (const [line, message] of lines) {
     const args = line.split(" ").filter(Boolean);

@@ -303,67 +303,66 @@ function parse(args: string[]) {
 
 type Options = ReturnType<typeof parse>;
 
-/** Reads what is to happen to datagrams, and returns what decides it. */
-function parseChances(options: Options): Relay["happens"] {
+/** Reads how often what is to happen to datagrams, and returns what decides. */
+function parseChances(options: Options, seed: number): Relay["happens"] {
   const percent = (name: string) => parseNumber(options, name, 0, [0, 100]);
   const chances = Object.fromEntries(CHANCES.map((n) => [n, percent(n)]));
-  const any = Math.floor(1e6 * Math.random());
-  const seed = parseNumber(options, "seed", any, [0, 1e6]);
-  const isUsed = CHANCES.some((name) => chances[name] > 0);
-  if (isUsed) log(`--seed ${seed} lets the same happen again`);
-  // A direction does not depend on how many datagrams the other one has had.
+  // One direction decides without regard to the other.
   const draw = { ">": random(seed), "<": random(seed + 1e6) };
   return (what, mark) => 100 * draw[mark]() < chances[what];
 }
 
 /** Gives the clients lanes in the diagram: beyond six, they share one. */
-function lanes(trace: Trace | undefined, acts: string): Relay["trace"] {
+function lanes(trace: Trace | undefined, chop: number, wait: number) {
   const names = new Set<string>();
-  return (name) => {
+  return (name: string) => {
     if (names.size < MOST_LANES) names.add(name);
     const lane = trace?.client(names.has(name) ? name : "others");
-    if (acts) lane?.event(`${name} ${acts}`);
+    if (chop) lane?.event(`${name} in pieces of ${counted(chop, "byte")}`);
+    if (wait) lane?.event(`${name} delayed by ${wait} ms`);
     return lane;
   };
 }
 
-async function work(options: Options, signal: AbortSignal, trace?: Trace) {
-  const [word, ...rest] = options._.map(String);
+/** Reads where the server is: a port alone is one of this machine. */
+function parseServer([word, ...rest]: (string | number)[]) {
   if (word === undefined) throw new Failure(2, "the server's port is missing");
-  const isPort = /^\d+$/.test(word);
-  const words = isPort ? ["localhost", word, ...rest] : [word, ...rest];
-  const target = parseTarget({ _: words }, 7777);
-  const chop = parseNumber(options, "chop", 0, [1, 65_536]);
-  const wait = parseNumber(options, "delay", 0, [0, 60_000]);
+  const isPort = /^\d+$/.test(`${word}`);
+  return parseTarget(
+    { _: [isPort ? `localhost:${word}` : word, ...rest] },
+    7777,
+  );
+}
+
+async function work(options: Options, signal: AbortSignal, trace?: Trace) {
+  const isUdp = options.udp;
+  if (isUdp) refuse(options, ["once", "chop"], "is for TCP");
+  else refuse(options, [...CHANCES, "seed"], "is for UDP: add -u");
+  const target = parseServer(options._);
   const usual = [target.port + 1000, 0].filter((port) => port <= 65_535);
   const ports = options.port ? [parsePort(options.port)] : usual;
-  if (options.udp) refuse(options, ["once", "chop"], "is for TCP");
-  else refuse(options, [...CHANCES, "seed"], "is for UDP: add -u");
-  if (options.udp) needsUnstableNet("UDP");
+  const chop = parseNumber(options, "chop", 0, [1, 65_536]);
+  const wait = parseNumber(options, "delay", 0, [0, 60_000]);
+  const any = Math.floor(1e6 * Math.random());
+  const seed = parseNumber(options, "seed", any, [0, 1e6]);
+  const happens = parseChances(options, seed);
+  if (isUdp) needsUnstableNet("UDP");
   const found = await resolve({ ...target, signal, trace });
   const ipv4 = found.find((address) => !address.includes(":"));
   // Over TCP, Node tries all addresses of a name.
-  const hostname = options.udp ? ipv4 ?? found[0] : target.hostname;
+  const hostname = isUdp ? ipv4 ?? found[0] : target.hostname;
   const server = { hostname, port: target.port };
   if (trace) trace.peer = formatAddress(server);
-  const acts = [
-    ...chop ? [`in pieces of ${counted(chop, "byte")}`] : [],
-    ...wait ? [`delayed by ${wait} ms`] : [],
-  ];
-  const happens = parseChances(options);
-  const relay = {
-    server,
-    chop,
-    wait,
-    happens,
-    trace: lanes(trace, acts.join(", ")),
-  };
-  const relaying = options.udp
+  const begin = lanes(trace, chop, wait);
+  const relay = { server, chop, wait, happens, trace: begin };
+  const relaying = isUdp
     ? relayUdp(ports, relay)
     : relayTcp(ports, relay, options.once);
   await Promise.race([relaying, aborted(signal)]).catch((error) => {
     if (!signal.aborted) throw error; // Ctrl-C is the usual end
   });
+  const isByChance = CHANCES.some((name) => options[name]);
+  if (isByChance) log(`--seed ${seed} lets the same happen again`);
 }
 
 /** Runs a command line. Returns the exit status. */

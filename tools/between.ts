@@ -17,7 +17,6 @@ import { once } from "node:events";
 import net, { type Socket } from "node:net"; // Deno's own sends no resets
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout as delay } from "node:timers/promises";
-import { getSystemErrorMessage } from "node:util";
 import {
   aborted,
   announce,
@@ -107,9 +106,15 @@ async function relayConnection(client: Socket, relay: Relay): Promise<void> {
   await Promise.allSettled(both);
 }
 
-/** Says in a few words why a socket of Node's failed. */
-function explain(error: Error & { errno?: number }): string {
-  return error.errno ? getSystemErrorMessage(error.errno) : reason(error);
+/** What the codes of Node's errors mean. */
+const REASONS: Record<string, string> = {
+  ...{ ECONNREFUSED: "connection refused", ECONNRESET: "connection reset" },
+  ...{ EADDRINUSE: "it is in use", EACCES: "it needs more rights" },
+  ...{ ETIMEDOUT: "no answer in time", EPIPE: "connection reset" },
+};
+
+function explain(error: Error & { code?: string }): string {
+  return REASONS[error.code ?? ""] ?? reason(error);
 }
 
 async function listenTcp(port: number): Promise<net.Server> {

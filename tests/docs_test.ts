@@ -83,7 +83,13 @@ function drawing({ lines }: Block): string | undefined {
   return names.find(Boolean);
 }
 
-const SCRIPTS = ["daytime", "http_get", "echo_tcp", "echo_udp"];
+const SCRIPTS = [
+  "daytime",
+  "http_get",
+  "echo_tcp",
+  "echo_udp",
+  "tools/between",
+];
 const ignore = noTerminals();
 
 /** Whether a page other than this one shows the same drawing. */

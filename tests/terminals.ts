@@ -205,7 +205,7 @@ export class Workshop implements AsyncDisposable {
   #copy(path: string): void {
     Deno.mkdirSync(`${this.folder}/${path}`, { recursive: true });
     for (const { name, isFile } of Deno.readDirSync(new URL(path, ROOT))) {
-      if (!isFile || !/\.(ts|js|json)$/.test(name)) continue;
+      if (!isFile || !/\.(ts|js|json|py)$/.test(name)) continue;
       const file = new URL(path + name, ROOT);
       Deno.copyFileSync(file, `${this.folder}/${path}${name}`);
     }

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S deno run --unstable-net --allow-net --allow-write
+#!/usr/bin/env -S deno run --unstable-net --allow-net --allow-sys=networkInterfaces
 /**
  * A relay that stands between any client and any server, and shows what they
  * say. It can also do on purpose what networks do by chance: cut a stream into
@@ -17,7 +17,6 @@ import { once } from "node:events";
 import net, { type Socket } from "node:net"; // Deno's own sends no resets
 import { setTimeout as startTimer } from "node:timers";
 import { setTimeout as delay } from "node:timers/promises";
-import { getSystemErrorMessage } from "node:util";
 import {
   aborted,
   announce,
@@ -107,9 +106,15 @@ async function relayConnection(client: Socket, relay: Relay): Promise<void> {
   await Promise.allSettled(both);
 }
 
-/** Says in a few words why a socket of Node's failed. */
-function explain(error: Error & { errno?: number }): string {
-  return error.errno ? getSystemErrorMessage(error.errno) : reason(error);
+/** What the codes of Node's errors mean. */
+const REASONS: Record<string, string> = {
+  ...{ ECONNREFUSED: "connection refused", ECONNRESET: "connection reset" },
+  ...{ EADDRINUSE: "it is in use", EACCES: "it needs more rights" },
+  ...{ ETIMEDOUT: "no answer in time", EPIPE: "connection reset" },
+};
+
+function explain(error: Error & { code?: string }): string {
+  return REASONS[error.code ?? ""] ?? reason(error);
 }
 
 async function listenTcp(port: number): Promise<net.Server> {
@@ -135,59 +140,74 @@ async function relayTcp(ports: number[], relay: Relay, isOnce: boolean) {
   });
 }
 
-/** A client over UDP. It has a socket of its own to the server. */
-class UdpClient {
-  readonly #socket: Deno.DatagramConn;
-  readonly #trace?: Trace;
-  readonly #timer = startTimer(() => this.#socket.close(), SILENCE);
-  /** for each direction, when the next datagram has passed */
-  readonly #next = {
-    ">": Promise.withResolvers<void>(),
-    "<": Promise.withResolvers<void>(),
-  };
+/** One direction of a client's datagrams. */
+class Path {
+  #sending: Promise<unknown> = Promise.resolve(); // one after the other
+  #next = Promise.withResolvers<void>(); // when the next datagram has passed
 
-  constructor(readonly name: string, readonly relay: Relay) {
-    const isIPv6 = relay.server.hostname.includes(":");
-    this.#socket = openUdp({ hostname: isIPv6 ? "::" : "0.0.0.0", port: 0 });
-    this.#trace = relay.trace(name);
-  }
+  constructor(
+    readonly mark: Mark,
+    readonly name: string,
+    readonly relay: Relay,
+    readonly send: (datagram: Uint8Array) => Promise<unknown>,
+    readonly trace?: Trace,
+  ) {}
 
-  /** Passes on a question. */
-  ask(datagram: Uint8Array): void {
-    const server = { transport: "udp", ...this.relay.server } as const;
-    this.#pass(">", datagram, () => this.#socket.send(datagram, server));
-  }
-
-  /** Passes on the answers, until the client is forgotten. */
-  async answer(send: (datagram: Uint8Array) => Promise<number>): Promise<void> {
-    const server = formatAddress(this.relay.server);
-    for await (const [datagram, from] of datagrams(this.#socket)) {
-      if (formatAddress(from) !== server) continue; // it was not asked
-      this.#pass("<", datagram, () => send(datagram));
-    }
-    this.#trace?.event(`${this.name} forgotten`);
-  }
-
-  async #pass(mark: Mark, datagram: Uint8Array, send: () => Promise<number>) {
-    this.#timer.refresh();
-    const { name, relay: { happens, wait } } = this;
+  /** Passes on a datagram, or does to it what a network may do. */
+  async pass(datagram: Uint8Array): Promise<void> {
+    const { mark, name, relay: { happens, wait } } = this;
     const isLost = happens("lose", mark);
     const isDouble = happens("double", mark);
     const isSwapped = happens("swap", mark);
-    const size = counted(datagram.length, "byte");
-    const tell = (fate: string) =>
-      this.#trace?.event(`${name} ${size} from ${SENDER[mark]} ${fate}`);
+    const what = `${counted(datagram.length, "byte")} from ${SENDER[mark]}`;
+    const tell = (fate: string) => this.trace?.event(`${name} ${what} ${fate}`);
     if (isLost) return tell("lost");
     if (isDouble) tell("doubled");
-    if (isSwapped) tell("held back: the next overtakes");
+    if (isSwapped) tell("held back");
     if (wait > 0) await delay(wait);
-    if (isSwapped) await Promise.race([this.#next[mark].promise, delay(1000)]);
+    if (isSwapped) await Promise.race([this.#next.promise, delay(1000)]);
     for (let copies = isDouble ? 2 : 1; copies > 0; copies--) {
-      this.#trace?.data(mark, datagram, `${name} `, "-)");
-      await send().catch((error) => warn(`${name} ${reason(error)}`));
+      this.trace?.data(mark, datagram, `${name} `, "-)");
+      this.#sending = this.#sending.then(() => this.send(datagram))
+        .catch((error) => warn(`${name} ${reason(error)}`));
     }
-    this.#next[mark].resolve();
-    this.#next[mark] = Promise.withResolvers();
+    this.#next.resolve();
+    this.#next = Promise.withResolvers();
+  }
+}
+
+/** A client over UDP. It has a socket of its own to the server. */
+class Client {
+  readonly #socket: Deno.DatagramConn;
+  readonly #timer = startTimer(() => this.#socket.close(), SILENCE);
+  readonly #questions: Path;
+  readonly #answers: Path;
+
+  constructor(name: string, readonly relay: Relay, back: Path["send"]) {
+    const server = { transport: "udp", ...relay.server } as const;
+    const hostname = server.hostname.includes(":") ? "::" : "0.0.0.0";
+    const socket = openUdp({ hostname, port: 0 });
+    const send = (question: Uint8Array) => socket.send(question, server);
+    const trace = relay.trace(name);
+    this.#socket = socket;
+    this.#questions = new Path(">", name, relay, send, trace);
+    this.#answers = new Path("<", name, relay, back, trace);
+  }
+
+  ask(question: Uint8Array): void {
+    this.#timer.refresh();
+    this.#questions.pass(question);
+  }
+
+  /** Passes on the answers, until nothing has passed for a minute. */
+  async receive(): Promise<void> {
+    const server = formatAddress(this.relay.server);
+    for await (const [answer, from] of datagrams(this.#socket)) {
+      if (formatAddress(from) !== server) continue; // it was not asked
+      this.#timer.refresh();
+      this.#answers.pass(answer);
+    }
+    this.#answers.trace?.event(`${this.#answers.name} forgotten`);
   }
 }
 
@@ -213,19 +233,20 @@ async function relayUdp(ports: number[], relay: Relay): Promise<void> {
   const open = (port: number) => Promise.try(() => listen(openUdp, port));
   const socket = await firstFree(ports, open);
   await announce(socket.addr as Deno.NetAddr, false);
-  const clients = new Map<string, UdpClient>();
+  const clients = new Map<string, Client>();
   for await (const [datagram, from] of datagrams(socket)) {
     const name = formatAddress(from);
-    if (!clients.has(name) && clients.size >= MOST_CLIENTS) {
+    let client = clients.get(name);
+    if (!client && clients.size >= MOST_CLIENTS) {
       warn(`${name} ignored: there are ${MOST_CLIENTS} clients`);
       continue;
     }
-    const client = clients.get(name) ?? new UdpClient(name, relay);
+    if (!client) {
+      client = new Client(name, relay, (answer) => socket.send(answer, from));
+      clients.set(name, client);
+      client.receive().then(() => clients.delete(name));
+    }
     client.ask(datagram);
-    if (clients.has(name)) continue;
-    clients.set(name, client);
-    client.answer((answer) => socket.send(answer, from))
-      .then(() => clients.delete(name));
   }
 }
 
@@ -287,67 +308,66 @@ function parse(args: string[]) {
 
 type Options = ReturnType<typeof parse>;
 
-/** Reads what is to happen to datagrams, and returns what decides it. */
-function parseChances(options: Options): Relay["happens"] {
+/** Reads how often what is to happen to datagrams, and returns what decides. */
+function parseChances(options: Options, seed: number): Relay["happens"] {
   const percent = (name: string) => parseNumber(options, name, 0, [0, 100]);
   const chances = Object.fromEntries(CHANCES.map((n) => [n, percent(n)]));
-  const any = Math.floor(1e6 * Math.random());
-  const seed = parseNumber(options, "seed", any, [0, 1e6]);
-  const isUsed = CHANCES.some((name) => chances[name] > 0);
-  if (isUsed) log(`--seed ${seed} lets the same happen again`);
-  // A direction does not depend on how many datagrams the other one has had.
-  const draw = { ">": random(2 * seed), "<": random(2 * seed + 1) };
+  // One direction decides without regard to the other.
+  const draw = { ">": random(seed), "<": random(seed + 1e6) };
   return (what, mark) => 100 * draw[mark]() < chances[what];
 }
 
 /** Gives the clients lanes in the diagram: beyond six, they share one. */
-function lanes(trace: Trace | undefined, acts: string): Relay["trace"] {
+function lanes(trace: Trace | undefined, chop: number, wait: number) {
   const names = new Set<string>();
-  return (name) => {
+  return (name: string) => {
     if (names.size < MOST_LANES) names.add(name);
     const lane = trace?.client(names.has(name) ? name : "others");
-    if (acts) lane?.event(`${name} ${acts}`);
+    if (chop) lane?.event(`${name} in pieces of ${counted(chop, "byte")}`);
+    if (wait) lane?.event(`${name} delayed by ${wait} ms`);
     return lane;
   };
 }
 
-async function work(options: Options, signal: AbortSignal, trace?: Trace) {
-  const [word, ...rest] = options._.map(String);
+/** Reads where the server is: a port alone is one of this machine. */
+function parseServer([word, ...rest]: (string | number)[]) {
   if (word === undefined) throw new Failure(2, "the server's port is missing");
-  const isPort = /^\d+$/.test(word);
-  const words = isPort ? ["localhost", word, ...rest] : [word, ...rest];
-  const target = parseTarget({ _: words }, 7777);
-  const chop = parseNumber(options, "chop", 0, [1, 65_536]);
-  const wait = parseNumber(options, "delay", 0, [0, 60_000]);
+  const isPort = /^\d+$/.test(`${word}`);
+  return parseTarget(
+    { _: [isPort ? `localhost:${word}` : word, ...rest] },
+    7777,
+  );
+}
+
+async function work(options: Options, signal: AbortSignal, trace?: Trace) {
+  const isUdp = options.udp;
+  if (isUdp) refuse(options, ["once", "chop"], "is for TCP");
+  else refuse(options, [...CHANCES, "seed"], "is for UDP: add -u");
+  const target = parseServer(options._);
   const usual = [target.port + 1000, 0].filter((port) => port <= 65_535);
   const ports = options.port ? [parsePort(options.port)] : usual;
-  if (options.udp) refuse(options, ["once", "chop"], "is for TCP");
-  else refuse(options, [...CHANCES, "seed"], "is for UDP: add -u");
-  if (options.udp) needsUnstableNet("UDP");
+  const chop = parseNumber(options, "chop", 0, [1, 65_536]);
+  const wait = parseNumber(options, "delay", 0, [0, 60_000]);
+  const any = Math.floor(1e6 * Math.random());
+  const seed = parseNumber(options, "seed", any, [0, 1e6]);
+  const happens = parseChances(options, seed);
+  if (isUdp) needsUnstableNet("UDP");
   const found = await resolve({ ...target, signal, trace });
   const ipv4 = found.find((address) => !address.includes(":"));
   // Over TCP, Node tries all addresses of a name.
-  const hostname = options.udp ? ipv4 ?? found[0] : target.hostname;
+  const hostname = isUdp ? ipv4 ?? found[0] : target.hostname;
   const server = { hostname, port: target.port };
   if (trace) trace.peer = formatAddress(server);
-  const acts = [
-    ...chop ? [`in pieces of ${counted(chop, "byte")}`] : [],
-    ...wait ? [`delayed by ${wait} ms`] : [],
-  ];
-  const happens = parseChances(options);
-  const relay = {
-    server,
-    chop,
-    wait,
-    happens,
-    trace: lanes(trace, acts.join(", ")),
-  };
-  const relaying = options.udp
+  const begin = lanes(trace, chop, wait);
+  const relay = { server, chop, wait, happens, trace: begin };
+  const relaying = isUdp
     ? relayUdp(ports, relay)
     : relayTcp(ports, relay, options.once);
   await Promise.race([relaying, aborted(signal)]).catch((error) => {
     if (!signal.aborted) throw error; // Ctrl-C is the usual end
   });
+  const isByChance = CHANCES.some((name) => options[name]);
+  if (isByChance) log(`--seed ${seed} lets the same happen again`);
 }
 
 /** Runs a command line. Returns the exit status. */

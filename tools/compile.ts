@@ -30,6 +30,7 @@ export const SCRIPTS: Record<string, string[]> = {
   "http_get.ts": [NET, READ, WRITE, TLS],
   "echo_tcp.ts": [NET, NEAR, WRITE, TERM, UDP],
   "echo_udp.ts": [NET, NEAR, WRITE, TERM, UDP],
+  "tools/between.ts": [NET, NEAR, WRITE, TERM, UDP],
 };
 
 /** The program's name: `echo_tcp`, of `echo_tcp.ts` or `tools/echo_tcp.ts`. */

@@ -894,10 +894,10 @@ function showProgress(progress: Progress): Disposable {
   const started = performance.now();
   const show = (end: string) => {
     const line = formatProgress(progress, performance.now() - started);
-    const width = (Deno.consoleSize().columns || 80) - 1;
-    const text = `\r${line.slice(0, width)}\x1b[K${end}`;
     screen.midLine = !end;
     try {
+      const width = (Deno.consoleSize().columns || 80) - 1;
+      const text = `\r${line.slice(0, width)}\x1b[K${end}`;
       Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch { /* the terminal is gone */ }
   };

@@ -200,14 +200,10 @@ function values(head: Head, name: string): string[] {
   return same.map(([, value]) => value);
 }
 
-/** The same, of a field that is a list. */
+/** What is listed in them, in lower case. */
 function list(head: Head, name: string): string[] {
-  return values(head, name).flatMap((value) => value.split(",").map(trim));
-}
-
-function transferCodings(head: Head): string[] {
-  const codings = list(head, "transfer-encoding").filter((coding) => coding);
-  return codings.map((coding) => coding.toLowerCase());
+  const parts = values(head, name).flatMap((value) => value.split(","));
+  return parts.map((part) => trim(part).toLowerCase());
 }
 
 type Framing = ReturnType<typeof frame>;
@@ -216,10 +212,12 @@ type Framing = ReturnType<typeof frame>;
 export function frame(method: string, head: Head) {
   const { status } = head;
   const lengths = list(head, "content-length");
-  const codings = transferCodings(head);
+  const codings = list(head, "transfer-encoding").filter((coding) => coding);
+  const isChunked = codings.at(-1) === "chunked";
   const rules = lengths.length ? "rules 3 and 4" : "rule 4";
   const framing = (length: number, why: string, rule: string) => ({
-    isChunked: false,
+    isChunked: isChunked && rule !== "rule 1",
+    codings: isChunked ? codings.slice(0, -1) : codings,
     length, // Infinity where it is not known beforehand
     why: `${why} (RFC 9112 6.3, ${rule})`,
   });
@@ -227,9 +225,9 @@ export function frame(method: string, head: Head) {
     const what = method === "HEAD" ? method : status;
     return framing(0, `none, as ${what} has none`, "rule 1");
   }
-  if (codings.at(-1) === "chunked") {
+  if (isChunked) {
     const beats = lengths.length ? ", despite Content-Length" : "";
-    return { ...framing(Infinity, `chunked${beats}`, rules), isChunked: true };
+    return framing(Infinity, `chunked${beats}`, rules);
   }
   if (codings.length) {
     return framing(Infinity, "to the close, as chunked is not last", rules);
@@ -261,11 +259,11 @@ async function passBytes(
     body.flush(); // nothing is held back while this waits
     if (await reader.fill()) continue;
     if (length === Infinity && !reader.isCut) return;
-    const still = `${left} of ${length} bytes still to come`;
-    const why = length === Infinity
-      ? "in a cut-off TLS stream"
-      : `with ${still}`;
-    throw new Failure(18, `the server closed ${why}`);
+    const isKnown = length < Infinity;
+    const why = isKnown
+      ? `the server closed with ${left} of ${length} bytes still to come`
+      : "TLS was cut off: the end may be missing";
+    throw new Failure(18, why);
   }
 }
 
@@ -282,9 +280,7 @@ async function passChunks(
   for (;;) {
     const line = reader.takeLine() ?? await readLine();
     const size = parseChunkSize(line);
-    log?.(
-      size ? `chunk: ${counted(size, "byte")}` : "chunk: 0 bytes, the last",
-    );
+    log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
     if (size === 0) break;
     // What has come is passed on without an await: chunks may be small.
     const isHere = size <= reader.length && body.gather(reader.peek(size));
@@ -294,6 +290,7 @@ async function passChunks(
     if (end.length === 1 || end.length === 2 && end[0] === 13) continue;
     throw new Failure(56, `a chunk does not end after its ${size} bytes`);
   }
+  body.flush();
   // Trailers are not headers: nobody may rely on them.
   const trailers = await readSection(reader, "in the trailer section");
   for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
@@ -413,7 +410,7 @@ class Decoder {
     await new Promise((resolve) => engine.write(bytes, resolve));
     const error: Error & { code?: string } | null = engine.errored;
     const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
-    if (isOver && /gzip/i.test(this.coding)) { // another member: RFC 1952 2.2
+    if (isOver && /gzip/.test(this.coding)) { // another member: RFC 1952 2.2
       this.#engine = undefined;
       await this.#pass();
       return engine.bytesWritten - before;
@@ -429,7 +426,7 @@ class Decoder {
       gzip: () => zlib.createGunzip(options),
       deflate: () => zlib.createInflate(options), // zlib's: RFC 9110 8.4.1.2
     };
-    const open = engines[this.coding.toLowerCase().replace(/^x-(?=gzip)/, "")];
+    const open = engines[this.coding.replace(/^x-gzip$/, "gzip")];
     if (!open) {
       const coding = this.coding.slice(0, 60);
       throw new Failure(61, `cannot undo the coding "${coding}"`);
@@ -502,8 +499,10 @@ export class Answer {
   }
 
   /** Says where the body goes, if anywhere. Throws a {@linkcode Failure}. */
-  body(head: Head, { length, why }: Framing): BufferedWriter | undefined {
-    const { fail, progress, "max-filesize": max = 0 } = this.options;
+  body(head: Head, framing: Framing): BufferedWriter | undefined {
+    const { length, why, codings } = framing;
+    const { fail, compressed, progress } = this.options;
+    const max = this.options["max-filesize"] || Infinity;
     if (this.options.location && /^30[12378]$/.test(`${head.status}`)) {
       this.location = values(head, "location").find((each) => each) ?? "";
       if (this.location) return undefined;
@@ -513,10 +512,12 @@ export class Answer {
       const status = `${head.status} ${head.reason.slice(0, 90)}`.trim();
       throw new Failure(22, `the server answers ${status}`);
     }
-    if (max && max < length && length < Infinity) {
+    if (length > max && length < Infinity) {
       throw new Failure(63, `too large: ${counted(length, "byte")}`);
     }
-    const coding = this.#codings(head).join(", ");
+    const content = compressed ? list(head, "content-encoding") : [];
+    const coding = [...content, ...codings]
+      .filter((coding) => !/^(identity|none)?$/.test(coding)).join(", ");
     if (progress) progress.total = coding ? Infinity : length;
     if (!coding) return this.#output;
     const decoder = new Decoder(coding, this.#output);
@@ -537,16 +538,6 @@ export class Answer {
     await this.drain();
     await this.#decoder?.end();
     await this.drain();
-  }
-
-  #codings(head: Head): string[] {
-    const transfer = transferCodings(head);
-    if (transfer.at(-1) === "chunked") transfer.pop();
-    const content = this.options.compressed
-      ? list(head, "content-encoding")
-      : [];
-    const all = [...content, ...transfer];
-    return all.filter((coding) => !/^(identity|none)?$/i.test(coding));
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
@@ -752,21 +743,18 @@ async function standardOutput(): Promise<Write> {
   const { state } = await Deno.permissions.query({ name: "read", path });
   const canLook = state === "granted" && !isTerminal;
   const info = canLook ? await Deno.stat(path).catch(() => null) : null;
-  if (info?.isFile || info?.isCharDevice) {
-    // deno-lint-ignore require-await
-    return async (bytes) => {
-      try {
-        writeAllSync(Deno.stdout, bytes);
-      } catch (error) {
-        throw unwritable("the output", error);
-      }
-    };
-  }
+  const isSync = info?.isFile || info?.isCharDevice;
   return async (bytes) => {
-    const isBinary = isTerminal && bytes.includes(0);
-    if (!isBinary) return await output(bytes);
-    const hint = "use -o FILE, or a pipe";
-    throw new Failure(23, `a terminal is not for binary: ${hint}`);
+    if (isTerminal && bytes.includes(0)) {
+      const hint = "use -o FILE, or a pipe";
+      throw new Failure(23, `a terminal is not for binary: ${hint}`);
+    }
+    if (!isSync) return await output(bytes);
+    try {
+      writeAllSync(Deno.stdout, bytes);
+    } catch (error) {
+      throw unwritable("the output", error);
+    }
   };
 }
 
@@ -798,9 +786,8 @@ class OutputFile implements AsyncDisposable {
       const whole = await Deno.realPath(path); // a link stays one
       const beside = await openBeside(whole, old);
       if (!beside) {
-        complain(
-          `http_get: ${path} cannot be replaced: it is written in place`,
-        );
+        const why = "cannot be replaced: it is written in place";
+        complain(`http_get: ${path} ${why}`);
         return new OutputFile(whole, file, old, undefined);
       }
       file.close();
@@ -890,14 +877,16 @@ export function formatProgress(
   const speed = 1000 * done / milliseconds; // bytes a second
   const seconds = (total - done) / speed;
   const isKnown = total > 0 && total < Infinity;
-  const isNear = seconds > 0 && seconds < 86_400;
-  const time = isNear ? new Date(1000 * seconds).toISOString() : "";
-  return [
-    formatBytes(done) + (isKnown ? ` of ${formatBytes(total)}` : ""),
-    isKnown ? `${Math.floor(100 * done / total)}%` : "",
-    `${formatBytes(speed)}/s`,
-    isNear ? `${time.slice(11, 19)} left` : "",
-  ].filter((part) => part).join("  ");
+  const parts = [formatBytes(done), `${formatBytes(speed)}/s`];
+  if (isKnown) {
+    const share = Math.floor(100 * done / total);
+    parts.splice(0, 1, `${parts[0]} of ${formatBytes(total)}`, `${share}%`);
+  }
+  if (seconds > 0 && seconds < 86_400) {
+    const time = new Date(1000 * seconds).toISOString();
+    parts.push(`${time.slice(11, 19)} left`);
+  }
+  return parts.join("  ");
 }
 
 /** Shows the progress on the terminal. The last line stays. */
@@ -905,10 +894,10 @@ function showProgress(progress: Progress): Disposable {
   const started = performance.now();
   const show = (end: string) => {
     const line = formatProgress(progress, performance.now() - started);
-    const width = (Deno.consoleSize().columns || 80) - 1;
-    const text = `\r${line.slice(0, width)}\x1b[K${end}`;
     screen.midLine = !end;
     try {
+      const width = (Deno.consoleSize().columns || 80) - 1;
+      const text = `\r${line.slice(0, width)}\x1b[K${end}`;
       Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch { /* the terminal is gone */ }
   };
@@ -1046,13 +1035,13 @@ async function client(
   if (path === "-" || path === "/dev/stdout") {
     return await download({ ...rest, write: await standardOutput() });
   }
+  using hangup = await listenForHangup();
   await using file = await unless(OutputFile.open(path));
   if (file.file.isTerminal()) {
     throw new Failure(23, `${path} is a terminal: leave out -o`);
   }
   const isShown = !silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  using hangup = await listenForHangup();
   const either = AbortSignal.any([signal, hangup.signal]);
   const write = (bytes: Uint8Array) => file.write(bytes);
   await download({ ...rest, signal: either, write });

@@ -170,6 +170,30 @@ for (const [signal, status] of Object.entries(SIGNALS)) {
   });
 }
 
+test(
+  "http_get -o leaves nothing behind when its terminal is closed",
+  TERMINAL,
+  async () => {
+    using dir = folder();
+    const { server, sent } = stalling();
+    await using _ = server;
+    const python = `
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0: os.execvp(sys.argv[1], sys.argv[1:])
+os.read(terminal, 1000)
+input()
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))`;
+    const args = ["-o", `${dir.path}/a`, server.url().href];
+    const words = ["-c", python, ...COMMAND, ...args];
+    await using script = new Running("python3", words, { cwd: ROOT });
+    await sent;
+    await script.type("close\n");
+    assertEquals([(await script.finish()).stdout, dir.names()], ["129\n", []]);
+  },
+);
+
 test("http_get -o goes on at SIGHUP if nohup started it", {
   ignore: LINUX.ignore || missing("nohup"),
 }, async () => {

@@ -253,11 +253,13 @@ interface Report {
   results: Result[];
 }
 
+/** Cases that move many bytes. */
+const BULK = ["half-close", "megabyte", "late-reader"];
+
 /** Some lose bytes now and then only; some machines are busy for a while. */
 function isUnsure({ name, verdict, came }: Result): boolean {
-  const isBulk = ["half-close", "megabyte", "late-reader"].includes(name);
   const isLate = /did not end|nothing for 5 s/.test(came ?? "");
-  return isLate || (isBulk && verdict === "ok");
+  return isLate || (BULK.includes(name) && verdict === "ok");
 }
 
 /** Examines a server in all cases; undefined if it is not installed. */
@@ -285,12 +287,14 @@ async function examine(
 }
 
 /** What happened, without what differs from run to run. */
-function steady({ came = "", ended }: Result): string {
+function steady({ name, came = "", ended }: Result): string {
+  const hasError = /error/i.test(ended ?? "");
+  if (BULK.includes(name) && !hasError) return "only a part";
   const why = ended?.replace(/\(os error \d+\)|\[Errno \d+\] /g, "").trim();
   const gone = /a FIN|connection (refused|reset)|broken pipe/;
-  const what = came.replace(/^\d{5,} bytes ".*?"\.{3}, then .*/, "only a part")
-    .replace(/^\d+ bytes "\d+"/, "the datagrams of others")
-    .replace(/^0 bytes "", then /, "").replace(gone, "the connection is gone");
+  const what = came.replace(/^\d+ bytes "\d+"/, "the datagrams of others")
+    .replace(/^0 bytes "", then /, "").replace(gone, "the connection is gone")
+    .replace(/:\d{5}\b/, ""); // a port
   return why ? `it ends, ${why}` : what;
 }
 

@@ -5,6 +5,7 @@ listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 listener.bind(("", 7777))
 listener.listen(1)
+print("listening on port 7777")
 try:
     while True:
         client, address = listener.accept()

@@ -996,26 +996,6 @@ async function readAuthorities(file: string): Promise<string> {
   }
 }
 
-/**
- * Aborts at SIGHUP, which a terminal sends when it is closed. What nohup(1)
- * started goes on.
- */
-async function listenForHangup() {
-  const stop = new AbortController();
-  const hangup = () => stop.abort(new Failure(129, ""));
-  const status = await readSystemFile("/proc/self/status");
-  const isHeard = status // which may be hidden, but nohup leaves no terminal
-    ? /^SigIgn:.*[02468ace]$/m.test(status)
-    : Deno.stderr.isTerminal();
-  if (isHeard) Deno.addSignalListener("SIGHUP", hangup);
-  return {
-    signal: stop.signal,
-    [Symbol.dispose]() {
-      if (isHeard) Deno.removeSignalListener("SIGHUP", hangup);
-    },
-  };
-}
-
 async function client(
   options: ReturnType<typeof check>,
   signal: AbortSignal,
@@ -1035,16 +1015,14 @@ async function client(
   if (path === "-" || path === "/dev/stdout") {
     return await download({ ...rest, write: await standardOutput() });
   }
-  using hangup = await listenForHangup();
   await using file = await unless(OutputFile.open(path));
   if (file.file.isTerminal()) {
     throw new Failure(23, `${path} is a terminal: leave out -o`);
   }
   const isShown = !silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  const either = AbortSignal.any([signal, hangup.signal]);
   const write = (bytes: Uint8Array) => file.write(bytes);
-  await download({ ...rest, signal: either, write });
+  await download({ ...rest, write });
   await file.keep();
 }
 
@@ -1058,7 +1036,8 @@ export function main(args: string[]): Promise<number> {
     try {
       await client(options, limit, trace);
     } catch (error) {
-      if (!limit.aborted || signal.aborted) throw error;
+      const isNamed = error instanceof Failure && error.status === 28;
+      if (!limit.aborted || signal.aborted || isNamed) throw error;
       throw new Failure(28, `not done within ${time / 1000} s`, error);
     }
   });

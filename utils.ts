@@ -397,7 +397,7 @@ interface Options {
   diagram?: string;
 }
 
-const TERMINATE = Deno.build.os === "windows" ? "SIGBREAK" : "SIGTERM";
+const WINDOWS = Deno.build.os === "windows";
 
 /**
  * Runs a script and returns its exit status. Ctrl-C and SIGTERM abort the
@@ -409,8 +409,10 @@ export async function run<T extends Options>(
   work: (options: T, signal: AbortSignal, trace?: Trace) => Promise<void>,
 ): Promise<number> {
   const stop = new AbortController();
+  const hangup = isHangupIgnored() ? undefined : stop;
   using _interrupt = abortOn("SIGINT", 130, stop);
-  using _terminate = abortOn(TERMINATE, 143, stop);
+  using _terminate = abortOn(WINDOWS ? "SIGBREAK" : "SIGTERM", 143, stop);
+  using _hangup = WINDOWS ? undefined : abortOn("SIGHUP", 129, hangup);
   let trace: Trace | undefined;
   let status = 0;
   const fail = (thrown: unknown) => {
@@ -438,13 +440,26 @@ export async function run<T extends Options>(
   return status;
 }
 
+/** Whether this goes on when its terminal is closed: nohup(1) started it. */
+function isHangupIgnored(): boolean {
+  const path = "/proc/self/status";
+  const { state } = Deno.permissions.querySync({ name: "read", path });
+  if (state === "granted" && Deno.build.os === "linux") {
+    return /^SigIgn:.*[13579bdf]$/m.test(Deno.readTextFileSync(path));
+  }
+  const streams = [Deno.stdin, Deno.stdout, Deno.stderr];
+  return !streams.some((stream) => stream.isTerminal()); // nohup leaves none
+}
+
+/** Without `stop` the signal is ignored: by itself, it would end Deno. */
 function abortOn(
   name: Deno.Signal,
   status: number,
-  stop: AbortController,
+  stop?: AbortController,
 ): Disposable {
   let first = Infinity;
   const listener = () => {
+    if (!stop) return;
     // timeout(1) sends its signal twice, within milliseconds.
     if (performance.now() - first > 20) Deno.exit(status);
     first = Math.min(first, performance.now());

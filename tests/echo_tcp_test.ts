@@ -832,6 +832,22 @@ test("echo_tcp's log of a flood is bounded by lines a second", async () => {
 
 // Survival
 
+test("echo_tcp goes on at SIGHUP if nohup started it, else it ends", {
+  ignore: WINDOWS || missing("nohup"),
+}, async () => {
+  const words = [Deno.execPath(), "run", "-A", "echo_tcp.ts", "--port", "0"];
+  const options = { cwd: ROOT };
+  await using kept = new Running("nohup", words, options);
+  await using ended = new Running(words[0], words.slice(1), options);
+  for (const server of [kept, ended]) {
+    await server.until(/listening/);
+    server.kill("SIGHUP");
+  }
+  assertEquals((await ended.finish()).code, 0);
+  kept.kill("SIGTERM");
+  assertMatch((await kept.finish()).stdout, /served 0 connections/);
+});
+
 test("echo_tcp survives resets at every stage", {
   ignore: WINDOWS,
 }, async () => {

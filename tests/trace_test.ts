@@ -170,7 +170,7 @@ const COLOR = /\x1b\[[\d;]*m/g;
 test("a trace has colour on a terminal, but not with TERM=dumb", {
   ignore: !LINUX || missing("script"),
 }, async () => {
-  const client = `"${Deno.execPath()}" run -A echo_tcp.ts -v 127.0.0.1:` +
+  const client = `"${Deno.execPath()}" run -A echo_tcp.ts -v localhost:` +
     unusedPort();
   const seen = (env: Record<string, string>) =>
     terminal(client, { env: { NO_COLOR: "", ...env } });

@@ -115,8 +115,9 @@ export function main(args: string[]): Promise<number> {
     const wanted = options.output ?? new URL(usual, ROOT);
     await Deno.mkdir(wanted, { recursive: true });
     const folder = await Deno.realPath(wanted);
-    for (const name of Object.keys(SCRIPTS)) {
-      const program = await compile(name, folder, target);
+    const names = Object.keys(SCRIPTS);
+    const compiling = names.map((name) => compile(name, folder, target));
+    for (const program of await Promise.all(compiling)) {
       const { size } = await Deno.stat(program);
       await output(`${program} ${(size / 1e6).toFixed(1)} MB\n`);
     }

@@ -997,23 +997,30 @@ async function readAuthorities(file: string): Promise<string> {
 }
 
 /**
- * Aborts at SIGHUP, which a terminal sends when it is closed. What nohup(1)
- * started goes on.
+ * Says whether SIGHUP, which a terminal sends when it is closed, is ignored:
+ * nohup(1) does that. Deno no longer does after its first signal listener.
  */
-async function listenForHangup() {
-  const stop = new AbortController();
-  const hangup = () => stop.abort(new Failure(129, ""));
+async function ignoresHangup(): Promise<boolean> {
   const status = await readSystemFile("/proc/self/status");
-  const isHeard = status // which may be hidden, but nohup leaves no terminal
-    ? /^SigIgn:.*[02468ace]$/m.test(status)
-    : Deno.stderr.isTerminal();
-  if (isHeard) Deno.addSignalListener("SIGHUP", hangup);
-  return {
-    signal: stop.signal,
-    [Symbol.dispose]() {
-      if (isHeard) Deno.removeSignalListener("SIGHUP", hangup);
-    },
-  };
+  if (status) return /^SigIgn:.*[13579bdf]$/m.test(status); // SIGHUP is bit 0
+  const streams = [Deno.stdin, Deno.stdout, Deno.stderr];
+  return !streams.some((stream) => stream.isTerminal()); // nohup leaves none
+}
+
+/** Does all of it, within the time that is given. */
+async function perform(
+  options: ReturnType<typeof check>,
+  signal: AbortSignal,
+  trace?: Trace,
+): Promise<void> {
+  const { "max-time": time } = options;
+  const limit = timeLimit(time || Infinity, signal);
+  try {
+    await client(options, limit, trace);
+  } catch (error) {
+    if (!limit.aborted || signal.aborted) throw error;
+    throw new Failure(28, `not done within ${time / 1000} s`, error);
+  }
 }
 
 async function client(
@@ -1035,33 +1042,33 @@ async function client(
   if (path === "-" || path === "/dev/stdout") {
     return await download({ ...rest, write: await standardOutput() });
   }
-  using hangup = await listenForHangup();
   await using file = await unless(OutputFile.open(path));
   if (file.file.isTerminal()) {
     throw new Failure(23, `${path} is a terminal: leave out -o`);
   }
   const isShown = !silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  const either = AbortSignal.any([signal, hangup.signal]);
-  const write = (bytes: Uint8Array) => file.write(bytes);
-  await download({ ...rest, signal: either, write });
+  await download({ ...rest, write: (bytes) => file.write(bytes) });
   await file.keep();
 }
 
 /** Runs a command line. Returns the exit status. */
-export function main(args: string[]): Promise<number> {
+export async function main(args: string[]): Promise<number> {
   const script = { name: "http_get", usage: USAGE };
-  return run(script, () => parse(args), async (given, signal, trace) => {
-    const options = check(given);
-    const { "max-time": time } = options;
-    const limit = timeLimit(time || Infinity, signal);
-    try {
-      await client(options, limit, trace);
-    } catch (error) {
-      if (!limit.aborted || signal.aborted) throw error;
-      throw new Failure(28, `not done within ${time / 1000} s`, error);
-    }
-  });
+  const isIgnored = await ignoresHangup();
+  const hangup = new AbortController();
+  const listener = () => isIgnored || hangup.abort(new Failure(129, ""));
+  Deno.addSignalListener("SIGHUP", listener);
+  const status = await run(
+    script,
+    () => parse(args),
+    (given, signal, trace) => {
+      const either = AbortSignal.any([signal, hangup.signal]);
+      return perform(check(given), either, trace);
+    },
+  );
+  Deno.removeSignalListener("SIGHUP", listener);
+  return status;
 }
 
 // Not by exitCode: a write that nobody takes would hold the process.

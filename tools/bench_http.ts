@@ -179,7 +179,7 @@ function parse(args: string[]) {
 }
 
 async function bench(options: ReturnType<typeof parse>): Promise<void> {
-  const rounds = parseNumber(options, "rounds", { usual: 9, min: 1, max: 99 });
+  const rounds = parseNumber(options, "rounds", 9, [1, 99]);
   const folder = await Deno.makeTempDir({ dir: "/tmp" });
   try {
     const server = `${folder}/http_load`;

@@ -444,9 +444,10 @@ export async function run<T extends Options>(
 function isHangupIgnored(): boolean {
   const path = "/proc/self/status";
   const { state } = Deno.permissions.querySync({ name: "read", path });
-  if (state === "granted" && Deno.build.os === "linux") {
-    return /^SigIgn:.*[13579bdf]$/m.test(Deno.readTextFileSync(path));
-  }
+  try { // Without a permission, Deno would ask for it.
+    const status = state === "granted" ? Deno.readTextFileSync(path) : "";
+    if (status) return /^SigIgn:.*[13579bdf]$/m.test(status);
+  } catch { /* no Linux, or not all permissions, which /proc needs */ }
   const streams = [Deno.stdin, Deno.stdout, Deno.stderr];
   return !streams.some((stream) => stream.isTerminal()); // nohup leaves none
 }

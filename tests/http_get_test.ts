@@ -10,7 +10,7 @@ import { main, type Options, parseHeader, parseURL } from "../http_get.ts";
 import { formatProgress, redirect, request } from "../http_get.ts";
 import { Trace } from "../trace.ts";
 import { Failure } from "../utils.ts";
-import { bytes, checksum, collect, compress } from "./http_servers.ts";
+import { checksum, collect, compress } from "./http_servers.ts";
 import {
   folder,
   hold,

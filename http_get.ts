@@ -136,6 +136,7 @@ async function readHead(reader: BufferedReader): Promise<Head> {
   const wrong = lines.find((line) => /[\0\r]/.test(line));
   if (wrong !== undefined) throw notField(wrong);
   const [statusLine, ...fieldLines] = lines.slice(0, -1);
+  // HTTP/1.1, three digits, and perhaps a reason
   const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?$/;
   const [, status, reason = ""] = statusLine.match(pattern) ?? [];
   if (!status) throw foreign(statusLine);
@@ -556,6 +557,7 @@ export class Answer {
  * {@linkcode Failure} of 1 or 3.
  */
 export function parseURL(text: string): URL {
+  // the scheme with ://, if there is one, and the rest
   const [, scheme, rest] = text.match(/^(?:([a-z][\w+.-]*):\/\/)?(.*)$/is)!;
   if (scheme && !/^https?$/i.test(scheme)) {
     throw new Failure(1, `unsupported scheme ${scheme}: use http or https`);
@@ -576,6 +578,7 @@ export type Header = [name: string, value?: string];
  * one. Throws a {@linkcode Failure} of 2.
  */
 export function parseHeader(text: string): Header {
+  // a token (RFC 9110 5.6.2), a mark, and no control characters but tabs
   const pattern = /^([!#$%&'*+.^`|~\w-]+)(:|;$)((?:\t|\P{Cc})*)$/u;
   const [, name, mark, value] = text.match(pattern) ?? [];
   if (name && mark === ";") return [name, ""];

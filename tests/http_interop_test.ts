@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
+import type { Header, Options } from "../http_get.ts";
 import { missing, Running, test } from "./helpers.ts";
 import {
   bytes,
@@ -21,109 +22,110 @@ function parts() {
   };
 }
 
-test(
-  "http_get gets what nginx serves: 10 MB, gzip, redirects, ranges, IPv6",
-  { ignore: missing("nginx") },
-  async () => {
-    using dir = folder();
-    const [four, six] = ["127.0.0.1", "::1"].map((hostname) =>
+/** nginx, with a large file, a page, redirects, and gzip where wanted. */
+class Nginx implements AsyncDisposable {
+  readonly large = random(10_000_000);
+  readonly page = "hello, nginx\n".repeat(10_000);
+  readonly #folder = folder();
+  readonly #process: Running;
+  readonly #ports: number[];
+
+  constructor() {
+    const dir = this.#folder.path;
+    const listeners = ["127.0.0.1", "::1"].map((hostname) =>
       Deno.listen({ hostname, port: 0 })
     );
-    const ports = [four.addr.port, six.addr.port]; // free a moment ago, and nobody else is waiting for them
-    four.close();
-    six.close();
-    const large = random(10_000_000);
-    const page = "hello, nginx\n".repeat(10_000);
-    Deno.mkdirSync(`${dir.path}/folder`);
-    Deno.writeFileSync(`${dir.path}/large`, large);
-    Deno.writeTextFileSync(`${dir.path}/folder/index.html`, page);
-    Deno.writeTextFileSync(`${dir.path}/empty`, "");
-    const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map((
-      name,
-    ) => `${name}_temp_path ${dir.path};`);
+    // Free a moment ago, and nobody else is waiting for them.
+    this.#ports = listeners.map(({ addr }) => addr.port);
+    for (const listener of listeners) listener.close();
+    Deno.mkdirSync(`${dir}/folder`);
+    Deno.writeFileSync(`${dir}/large`, this.large);
+    Deno.writeTextFileSync(`${dir}/folder/index.html`, this.page);
+    Deno.writeTextFileSync(`${dir}/empty`, "");
+    const names = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    const paths = names.map((name) => `${name}_temp_path ${dir};`).join(" ");
+    const user = Deno.uid() ? "" : "user root;";
     Deno.writeTextFileSync(
-      `${dir.path}/conf`,
-      `daemon off; master_process off; pid ${dir.path}/pid; error_log stderr notice; ${
-        Deno.uid() ? "" : "user root;"
-      }
-    events {} http { access_log off; ${
-        temporary.join(" ")
-      } default_type text/plain; gzip on; gzip_types *; if_modified_since before; server {
-      listen 127.0.0.1:${ports[0]}; listen [::1]:${ports[1]}; root ${dir.path};
-      location = /old { return 301 /folder; } location = /loop { return 302 /loop; } } }`,
+      `${dir}/conf`,
+      `daemon off; master_process off; pid ${dir}/pid; ${user}
+      error_log stderr notice; events {} http {
+        access_log off; ${paths} default_type text/plain;
+        gzip on; gzip_types *; if_modified_since before;
+        server {
+          listen 127.0.0.1:${this.#ports[0]}; listen [::1]:${this.#ports[1]};
+          root ${dir}; location = /old { return 301 /folder; }
+          location = /loop { return 302 /loop; } } }`,
     );
-    await using nginx = new Running("nginx", [
-      "-c",
-      `${dir.path}/conf`,
-      "-p",
-      dir.path,
-    ]);
-    await nginx.until(/getrlimit/, "stderr"); // its last word before it serves
-    const url = (path: string) => new URL(path, `http://127.0.0.1:${ports[0]}`);
+    const args = ["-c", `${dir}/conf`, "-p", dir];
+    this.#process = new Running("nginx", args);
+  }
 
-    const { all, write } = parts();
-    assertEquals((await collect({ url: url("/large"), write })).code, 0);
-    assertEquals(await checksum(...all), await checksum(large));
-    const zipped = parts();
-    assertEquals(
-      (await collect({
-        url: url("/large"),
-        write: zipped.write,
-        compressed: true,
-      })).code,
-      0,
-    );
-    assertEquals(await checksum(...zipped.all), await checksum(large));
+  /** Waits for its last word before it serves. */
+  async start(): Promise<void> {
+    await this.#process.until(/getrlimit/, "stderr");
+  }
 
-    const { body } = await collect({
-      url: url("/old"),
-      location: true,
-      compressed: true,
-      include: true,
-    });
+  /** Gets a path over IPv4, or 6. */
+  get(path: string, options: Partial<Options> = {}, version: 4 | 6 = 4) {
+    const [four, six] = this.#ports;
+    const host = version === 4 ? `127.0.0.1:${four}` : `[::1]:${six}`;
+    return collect({ url: new URL(path, `http://${host}`), ...options });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#process[Symbol.asyncDispose]();
+    this.#folder[Symbol.dispose]();
+  }
+}
+
+const NGINX = { ignore: missing("nginx") };
+
+test(
+  "http_get gets 10 MB from nginx, and the same with gzip",
+  NGINX,
+  async () => {
+    await using nginx = new Nginx();
+    await nginx.start();
+    for (const compressed of [false, true]) {
+      const { all, write } = parts();
+      const { code } = await nginx.get("/large", { write, compressed });
+      assertEquals(code, 0);
+      assertEquals(await checksum(...all), await checksum(nginx.large));
+    }
+  },
+);
+
+test(
+  "http_get gets redirects, ranges and nothing new from nginx, over IPv6 too",
+  NGINX,
+  async () => {
+    await using nginx = new Nginx();
+    await nginx.start();
+    const { page } = nginx;
+    const all = { location: true, compressed: true, include: true };
+    const { body } = await nginx.get("/old", all);
     assertEquals(body.slice(body.lastIndexOf("\r\n\r\n") + 4), page);
-    assertEquals(body.match(/^HTTP\/1\.1 \d+/gm), [
-      "HTTP/1.1 301",
-      "HTTP/1.1 301",
-      "HTTP/1.1 200",
-    ]);
+    const statuses = body.match(/^HTTP\/1\.1 \d+/gm)?.map((each) =>
+      each.slice(9)
+    );
+    assertEquals(statuses, ["301", "301", "200"]);
     assertMatch(body, /Content-Encoding: gzip/);
     assertMatch(body, /Transfer-Encoding: chunked/);
-    assertEquals(
-      (await collect({ url: url("/loop"), location: true })).code,
-      47,
-    );
-    assertEquals(
-      (await collect({ url: url("/nowhere"), fail: true })).code,
-      22,
-    );
-    assertEquals(await collect({ url: url("/empty") }), {
-      body: "",
-      code: 0,
-      message: "",
-    });
-    const range: [string, string][] = [["Range", "bytes=0-4"]];
-    assertEquals(
-      (await collect({ url: url("/folder/index.html"), headers: range })).body,
-      "hello",
-    );
-    const { body: head } = await collect({ url: url("/large"), head: true });
-    assertMatch(head, /Content-Length: 10000000/);
-    const [, modified] = head.match(/Last-Modified: (.*)\r\n/)!;
-    const since: [string, string][] = [["If-Modified-Since", modified]];
-    const unchanged = await collect({
-      url: url("/large"),
-      headers: since,
-      include: true,
-    });
+    assertEquals((await nginx.get("/loop", { location: true })).code, 47);
+    assertEquals((await nginx.get("/nowhere", { fail: true })).code, 22);
+    const empty = { body: "", code: 0, message: "" };
+    assertEquals(await nginx.get("/empty"), empty);
+    const range: Header[] = [["Range", "bytes=0-4"]];
+    const part = await nginx.get("/folder/index.html", { headers: range });
+    assertEquals(part.body, "hello");
+    const tomorrow = new Date(Date.now() + 864e5).toUTCString();
+    const headers: Header[] = [["If-Modified-Since", tomorrow]];
+    const unchanged = await nginx.get("/large", { headers, include: true });
     assertMatch(unchanged.body.slice(0, 100), /^HTTP\/1\.1 304 /);
-    const over6 = await collect({
-      url: new URL(`http://[::1]:${ports[1]}/folder/`),
-    });
-    assertEquals(over6, { body: page, code: 0, message: "" });
-    const over = { url: new URL(`http://[::1]:${ports[1]}/folder/`) };
-    assertEquals((await collect({ ...over, family: 6 })).body, page);
-    assertEquals((await collect({ ...over, family: 4 })).code, 2);
+    const head = await nginx.get("/large", { head: true });
+    assertMatch(head.body, /Content-Length: 10000000/);
+    assertEquals((await nginx.get("/folder/", { family: 6 }, 6)).body, page);
+    assertEquals((await nginx.get("/folder/", { family: 4 }, 6)).code, 2);
   },
 );
 
@@ -443,23 +445,18 @@ async function beside(answer: string, args: string[]) {
     stdin: "null",
   });
   const { code, stdout } = await curl.output();
-  const has = (option: string) => args.includes(option),
-    value = (option: string) => args[args.indexOf(option) + 1];
+  const has = (option: string) => args.includes(option);
+  const number = (option: string, usual: number) =>
+    has(option) ? Number(args[args.indexOf(option) + 1]) : usual;
   const ours = await collect({
-    ...{
-      url: server.url(),
-      include: has("-i"),
-      head: has("-I"),
-      fail: has("-f"),
-      location: has("-L"),
-    },
-    ...{
-      compressed: has("--compressed"),
-      "max-filesize": Number(has("--max-filesize") && value("--max-filesize")),
-    },
-    ...(has("--max-redirs")
-      ? { "max-redirs": Number(value("--max-redirs")) }
-      : {}),
+    url: server.url(),
+    include: has("-i"),
+    head: has("-I"),
+    fail: has("-f"),
+    location: has("-L"),
+    compressed: has("--compressed"),
+    "max-filesize": number("--max-filesize", 0),
+    "max-redirs": number("--max-redirs", 20),
   });
   return { curl: [text(stdout), code], ours: [ours.body, ours.code] };
 }

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
+import type { Header } from "../http_get.ts";
 import { Failure } from "../utils.ts";
 import { missing, run, soon, test } from "./helpers.ts";
 import { collect, folder, hold, RawServer, write } from "./http_servers.ts";
@@ -89,89 +90,75 @@ class Authority implements Disposable {
   }
 }
 
+const GOT_HI = { body: "hi", code: 0, message: "" };
+
 test(
-  "http_get speaks TLS with a server whose authority it was told of, by name and by address",
+  "http_get speaks TLS with a server that is trusted, by name and by address",
   TLS,
   async () => {
     using authority = new Authority();
     const { caCerts } = authority;
     await using server = new RawServer(HI, authority.listen("here"));
-    const { port } = server;
-    const hi = { body: "hi", code: 0, message: "" };
-    assertEquals(
-      await collect({ url: server.url("/a", "https"), caCerts }),
-      hi,
-    );
-    assertEquals(
-      await collect({
-        url: new URL(`https://localhost:${port}/b`),
-        caCerts,
-        family: 4,
-      }),
-      hi,
-    );
-    assertEquals(
-      server.requests.map((request) => request.match(/Host: (.*)\r/)![1]),
-      [
-        `127.0.0.1:${port}`,
-        `localhost:${port}`,
-      ],
-    );
     await using six = new RawServer(HI, authority.listen("here", "::1"));
-    assertEquals(
-      await collect({ url: new URL(`https://[::1]:${six.port}/`), caCerts }),
-      hi,
+    const byName = new URL(`https://localhost:${server.port}/`);
+    const byIPv6 = new URL(`https://[::1]:${six.port}/`);
+    const byAddress = server.url("/", "https");
+    assertEquals(await collect({ url: byAddress, caCerts }), GOT_HI);
+    assertEquals(await collect({ url: byName, caCerts, family: 4 }), GOT_HI);
+    assertEquals(await collect({ url: byIPv6, caCerts }), GOT_HI);
+    const hosts = server.requests.map((each) =>
+      each.match(/Host: (.*):\d/)![1]
     );
+    assertEquals(hosts, ["127.0.0.1", "localhost"]);
+  },
+);
 
-    // A wrong name, a certificate that expired, an authority that nobody knows: nothing is sent, nothing printed.
+test(
+  "http_get sends nothing to a server whose certificate is wrong",
+  TLS,
+  async () => {
+    using authority = new Authority();
+    const { caCerts } = authority;
+    const name = /not valid for name "127\.0\.0\.1".*elsewhere\.example/;
+    const unknown = /unknown authority \(--cacert FILE adds one\)/;
     const untrusted: [certificate: string, says: RegExp, caCerts?: string[]][] =
       [
-        [
-          "elsewhere",
-          /not valid for name "127\.0\.0\.1".*elsewhere\.example/,
-          caCerts,
-        ],
+        ["elsewhere", name, caCerts],
         ["expired", /expired/i, caCerts],
-        ["here", /unknown authority \(--cacert FILE adds one\)/],
+        ["here", unknown],
       ];
     for (const [certificate, says, caCerts] of untrusted) {
       await using server = new RawServer(HI, authority.listen(certificate));
-      const { body, code, message } = await collect({
-        url: server.url("/", "https"),
-        caCerts,
-        include: true,
-      });
+      const asked = { url: server.url("/", "https"), caCerts, include: true };
+      const { body, code, message } = await collect(asked);
       assertEquals([body, code, server.requests], ["", 60, []], message);
       assertMatch(message, /^the certificate of 127\.0\.0\.1 is not trusted: /);
       assertMatch(message, says);
     }
+  },
+);
 
-    // Redirects into TLS are followed, and lose what is secret; those out of it are not followed.
-    await using plain = new RawServer(
-      `HTTP/1.1 301 Moved\r\nLocation: ${
-        server.url("/", "https").href
-      }\r\n\r\n`,
-    );
-    const headers: [string, string][] = [["Cookie", "crumb"]];
-    assertEquals(
-      await collect({ url: plain.url(), caCerts, location: true, headers }),
-      hi,
-    );
-    assert(
-      plain.requests[0].includes("crumb") &&
-        !server.requests.at(-1)!.includes("crumb"),
-    );
-    await using down = new RawServer(
-      `HTTP/1.1 301 Moved\r\nLocation: ${plain.url().href}\r\n\r\n`,
-      authority.listen("here"),
-    );
-    const { code, message } = await collect({
-      url: down.url("/", "https"),
-      caCerts,
-      location: true,
-    });
-    assertEquals([code, plain.requests.length], [1, 1]);
-    assertMatch(message, /^not redirected from https: to http:$/);
+test(
+  "http_get follows redirects into TLS without secrets, and none out of it",
+  TLS,
+  async () => {
+    using authority = new Authority();
+    const { caCerts } = authority;
+    const moved = (to: URL) =>
+      `HTTP/1.1 301 Moved\r\nLocation: ${to.href}\r\n\r\n`;
+    await using server = new RawServer(HI, authority.listen("here"));
+    await using plain = new RawServer(moved(server.url("/", "https")));
+    const asked = { caCerts, location: true };
+    const headers: Header[] = [["Cookie", "crumb"]];
+    const got = await collect({ url: plain.url(), ...asked, headers });
+    assertEquals(got, GOT_HI);
+    assert(plain.requests[0].includes("crumb"));
+    assert(!server.requests[0].includes("crumb"));
+    const secure = authority.listen("here");
+    await using down = new RawServer(moved(plain.url()), secure);
+    const failed = await collect({ url: down.url("/", "https"), ...asked });
+    assertEquals([failed.code, plain.requests.length], [1, 1]);
+    assertEquals(failed.message, "not redirected from https: to http:");
   },
 );
 

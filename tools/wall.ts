@@ -13,6 +13,8 @@ import { type Result, tryCase } from "./check.ts";
 const ROOT = new URL("..", import.meta.url).pathname;
 const WORK = Deno.makeTempDirSync({ prefix: "wall" });
 
+const stop = new AbortController(); // at Ctrl-C
+
 /** A server of the wall. In its words, {wall} is tools/wall, {work} is WORK. */
 interface Entrant {
   name: string;
@@ -272,10 +274,9 @@ async function examine(
   if (text === undefined) return undefined;
   if (build) await printed(build);
   const results: Result[] = [];
-  const never = new AbortController().signal;
   for (const one of EXAMS[exam]) {
     const target = ["127.0.0.1", 0, words(command)] as const;
-    const attempt = () => tryCase(one, [...target], never);
+    const attempt = () => tryCase(one, [...target], stop.signal);
     let result = await attempt();
     for (let more = 4; more > 0 && isUnsure(result); more--) {
       result = await attempt();
@@ -374,8 +375,8 @@ not be tried. Some programs lose bytes only now and then: the cases that move
 many are tried up to five times, and failed if one attempt fails.
 `;
 
-if (import.meta.main) {
-  Deno.chdir(ROOT);
+/** Examines all of them, and writes the page. */
+async function write(): Promise<void> {
   prepare();
   const missing = new Set<string>();
   let page = INTRODUCTION;
@@ -392,6 +393,18 @@ if (import.meta.main) {
   const names = [...missing].join(", ");
   if (names) page += `\nNot installed where this was written: ${names}.\n`;
   await Deno.writeTextFile(`${ROOT}/docs/wall.md`, await format(page));
-  await Deno.remove(WORK, { recursive: true });
-  Deno.exit(0);
+}
+
+if (import.meta.main) {
+  Deno.chdir(ROOT);
+  Deno.addSignalListener("SIGINT", () => stop.abort("interrupted"));
+  try {
+    await write();
+  } catch (error) {
+    if (!stop.signal.aborted) throw error;
+    Deno.exitCode = 130;
+  } finally {
+    await Deno.remove(WORK, { recursive: true });
+  }
+  Deno.exit();
 }

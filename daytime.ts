@@ -60,7 +60,7 @@ export async function daytimeUdp(
   let receiving: Promise<Uint8Array> | undefined;
   for (;; wait = Math.min(2 * wait, 60_000)) {
     await socket.send(new Uint8Array(), server); // empty, and still a question
-    receiving ??= receive();
+    receiving ??= receive(); // one goes on through all the waits
     // Nobody tells us that a datagram was lost: there is only silence.
     const answer = await Promise.race([receiving, delay(wait)]);
     if (answer) return answer;
@@ -296,7 +296,7 @@ function since(started: number): string {
   return `${((performance.now() - started) / 1000).toFixed(3)} s`;
 }
 
-/** Whether two servers could answer each other for ever (CVE-2024-2169). */
+/** Whether the sender may be a server, which would answer (CVE-2024-2169). */
 function isSuspect({ hostname, port }: Deno.NetAddr, ownPort: number): boolean {
   const many = /^(22[4-9]|23\d)\.|^ff..:|^255(\.255){3}$/;
   return port < 1024 || [1313, 7777, ownPort].includes(port) ||
@@ -476,5 +476,5 @@ export function main(args: string[]): Promise<number> {
   });
 }
 
-// Not by exitCode: what is left of the timeout would hold the process.
+// Deno.exitCode would wait for timers that still run: exit now.
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -24,7 +24,7 @@ import { parsePort, parseSeconds, parseTarget, reason } from "./utils.ts";
 import { refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
 import { timeLimit, type Trace, writeAll } from "./utils.ts";
 
-const PORT = 7777; // RFC 862 says 7, which needs more rights
+const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip
 
 /** The protocol: sends back what arrives, until the peer half-closes. */
@@ -34,7 +34,7 @@ export async function echo(
   let buffer = new Uint8Array(128); // small, as most connections are idle
   for (;;) {
     const length = await conn.read(buffer);
-    if (length === null) return; // half-closed
+    if (length === null) return; // half-closed: the peer sends no more
     let sent = 0;
     while (sent < length) {
       // While this waits, nothing is read: TCP then slows the peer down.
@@ -126,7 +126,7 @@ export async function serve(
   const { maxConnections = Infinity, idleTimeout = Infinity } = limits;
   const sessions = new Set<Session>();
   const total = { connections: 0, bytes: 0 };
-  let place = Promise.withResolvers<void>(); // a free one
+  let place = Promise.withResolvers<void>(); // resolved when one is free
 
   function begin(conn: Deno.TcpConn): void {
     const session = new Session(conn, trace);
@@ -143,7 +143,7 @@ export async function serve(
 
   aborted(signal).catch(() => {
     place.resolve();
-    setTimeout(() => listener.close(), 50); // those in line are served still
+    setTimeout(() => listener.close(), 50); // those in line get in
   });
   const pause = Math.min(idleTimeout / 4, 1e9);
   const sweep = setInterval(() => closeIdle(sessions, idleTimeout), pause);
@@ -167,7 +167,7 @@ function closeIdle(sessions: Set<Session>, timeout: number): void {
   }
 }
 
-/** Closes each connection when what has arrived was sent back, or after 5 s. */
+/** Closes connections that are quiet for 0.1 s, and all of them after 5 s. */
 async function drain(sessions: Set<Session>): Promise<void> {
   const started = performance.now();
   while (sessions.size > 0 && performance.now() - started < 5000) {
@@ -192,8 +192,8 @@ export interface TalkOptions {
 /** What is under way between {@linkcode send} and {@linkcode receive}. */
 interface Exchange {
   owed: number; // bytes that have not come back
-  isSent: boolean; // all of the input
-  since: number; // when the wait for the server began
+  isSent: boolean; // the whole input
+  since: number; // when the wait for the server began; Infinity: no wait
 }
 
 /**
@@ -303,7 +303,7 @@ async function roundTrip(
   }, Math.min(timeout, 1e9));
   const started = performance.now();
   try {
-    // At once: a large message does not fit into the buffers on the way.
+    // Read while writing: else both sides fill up and wait for each other.
     await Promise.all([writeAll(conn, message), receive()]);
   } catch (error) {
     if (isLate) throw new Failure(28, `no answer in ${timeout / 1000} s`);
@@ -426,5 +426,5 @@ export function main(args: string[]): Promise<number> {
   });
 }
 
-// Not by exitCode: a read of the terminal that waits would hold the process.
+// Deno.exitCode would wait for a read of the terminal: exit now.
 if (import.meta.main) Deno.exit(await main(Deno.args));

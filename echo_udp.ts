@@ -24,7 +24,7 @@ import { parseTarget, reason, refuse, refuseUnknown } from "./utils.ts";
 import { resolve, RoundTrips, run, type Target } from "./utils.ts";
 import { timeLimit, type Trace } from "./utils.ts";
 
-const PORT = 7777; // RFC 862 says 7, which needs more rights
+const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
 
 type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
@@ -99,12 +99,12 @@ class Session {
     const peer = this.#peers.get(who) ?? new Count();
     peer.add(length);
     peer.moved = performance.now();
-    // Of so many peers at once most are forged.
+    // Senders can be forged without end, so only 100 are listed.
     if (this.#peers.size < 100) this.#peers.set(who, peer);
     else if (peer.datagrams === 1) this.warn("not all peers are listed");
   }
 
-  /** Logs the peers that were silent for so long: UDP knows no other end. */
+  /** Logs peers that were silent for so long: UDP knows no other end. */
   logSilent(milliseconds: number): void {
     const now = performance.now();
     for (const [who, peer] of this.#peers) {
@@ -119,7 +119,7 @@ class Session {
   }
 }
 
-/** Whether two servers could answer each other for ever (CVE-2024-2169). */
+/** Whether the sender may be a server, which would answer (CVE-2024-2169). */
 function isSuspect({ hostname, port }: Deno.NetAddr, ownPort: number): boolean {
   const isMulticast = /^(::ffff:)?(22[4-9]|23\d)\.|^ff/.test(hostname);
   const isBroadcast = hostname.endsWith("255.255.255.255");
@@ -239,7 +239,7 @@ export async function talk(options: TalkOptions): Promise<void> {
 async function send(options: TalkOptions, exchange: Exchange): Promise<void> {
   const { owed } = exchange;
   for await (const line of lines(options.input)) {
-    // The buffers of sockets are small: long lines wait for each other.
+    // Few lines at once: more would overflow a buffer and be lost.
     const most = line.length > 4096 ? 1 : 16;
     while (owed.length >= most) await exchange.change.promise;
     if (owed.length === 0) exchange.since = performance.now();
@@ -300,7 +300,7 @@ async function* answers({ socket, to }: Asking) {
       const from = formatAddress(sender as Deno.NetAddr);
       if (from === formatAddress(to)) yield datagram;
     } catch (error) {
-      // On Windows: nobody listens there. Somebody may, by and by.
+      // Windows says that nobody listens there. Somebody may start to.
       if (!(error instanceof Deno.errors.ConnectionReset)) throw error;
     }
   }
@@ -373,7 +373,7 @@ class Flight {
   async #pause(): Promise<void> {
     const { interval, signal } = this.options;
     if (interval > 0) return await delay(interval, undefined, { signal });
-    const timer = setTimeout(this.#answer.resolve, 10); // it may be lost
+    const timer = setTimeout(this.#answer.resolve, 10); // or it is lost
     await this.#answer.promise;
     clearTimeout(timer);
   }
@@ -518,9 +518,9 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
 async function open(target: Target): Promise<Asking> {
   needsUnstableNet("UDP");
   const addresses = await resolve(target);
-  // Where nobody listens is silence, so no other address is tried: IPv4 then.
+  // UDP cannot tell whether anybody listens: one address is tried, IPv4 first.
   let hostname = addresses.find((each) => !each.includes(":")) ?? addresses[0];
-  // Both mean this machine. Its answers come from another address.
+  // Both mean this machine, which answers from 127.0.0.1 or ::1.
   if (hostname === "0.0.0.0") hostname = "127.0.0.1";
   if (hostname === "::") hostname = "::1";
   const to = { transport: "udp", hostname, port: target.port } as const;
@@ -543,5 +543,5 @@ export function main(args: string[]): Promise<number> {
   });
 }
 
-// Not by exitCode: a read of the terminal that waits would hold the process.
+// Deno.exitCode would wait for a read of the terminal: exit now.
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -62,7 +62,7 @@ function latin1(bytes: Uint8Array): string {
 
 /** Reads a connection through a buffer: by lines, or as it comes. */
 class BufferedReader {
-  isCut = false; // TLS without its goodbye: anybody may have cut it
+  isCut = false; // TLS ended without close_notify
   #buffer = new Uint8Array(512 * 1024);
   #start = 0; // of what has not been taken
   #end = 0;
@@ -386,7 +386,7 @@ class Decoder {
 
   /** Throws a {@linkcode Failure} of 61. */
   async write(bytes: Uint8Array): Promise<void> {
-    // A thousand zeros become one byte: short slices bound the memory.
+    // One byte can decode to a thousand: short slices bound the memory.
     for (let start = 0; start < bytes.length;) {
       start += await this.#decode(bytes.subarray(start, start + 8192));
     }
@@ -768,7 +768,7 @@ async function readSystemFile(path: string): Promise<string> {
   return await Deno.readTextFile(path).catch(() => "");
 }
 
-/** The file of -o. It is there when it is whole, where that can be. */
+/** The file of -o: written beside it if possible, renamed when complete. */
 class OutputFile implements AsyncDisposable {
   #isBegun = false;
   #isKept = false;
@@ -1046,5 +1046,5 @@ export function main(args: string[]): Promise<number> {
   });
 }
 
-// Not by exitCode: a write that nobody takes would hold the process.
+// Deno.exitCode would wait for a write that nobody takes: exit now.
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -2,8 +2,8 @@
  * What `-v` prints and `--diagram` draws: the exchange, as it happens. A trace
  * wraps sockets from outside, so that the protocols know nothing of it.
  *
- * A program does not see the segments of TCP. SYN, FIN and RST are inferred
- * from what its socket did.
+ * A program does not see the segments of TCP: SYN opens a connection, FIN ends
+ * one direction, RST aborts. They are inferred from what its socket did.
  *
  * @module
  */

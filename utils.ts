@@ -484,7 +484,7 @@ async function loadTrace(name: string, { verbose, diagram }: Options) {
 
 function report(name: string, error: unknown, trace?: Trace): number {
   const isBug = error instanceof TypeError || error instanceof RangeError;
-  if (isBug && !/os error/.test(error.message)) throw error; // for us to see
+  if (isBug && !/os error/.test(error.message)) throw error; // a bug: show its stack
   const message = reason(error);
   trace?.note(message || "interrupted");
   if (message) complain(`${name}: ${message}`);

@@ -14,8 +14,7 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { setTimeout as delay } from "node:timers/promises";
-import { aborted, accept, announce, connect, counted } from "./utils.ts";
+import { aborted, accept, announce, connect, counted, delay } from "./utils.ts";
 import { Failure, formatAddress, isClosed, limited, listen } from "./utils.ts";
 import { type Log, log, needsUnstableNet, output, parsePort } from "./utils.ts";
 import { parseSeconds, parseTarget, reason, refuse } from "./utils.ts";

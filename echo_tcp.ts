@@ -16,8 +16,7 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { setTimeout as delay } from "node:timers/promises";
-import { aborted, accept, announce, connect, counted } from "./utils.ts";
+import { aborted, accept, announce, connect, counted, delay } from "./utils.ts";
 import { Failure, formatAddress, limited, listen, type Log } from "./utils.ts";
 import { log, needsUnstableNet, output, parseNumber } from "./utils.ts";
 import { parsePort, parseSeconds, parseTarget, reason } from "./utils.ts";
@@ -276,7 +275,7 @@ export async function ping(
     trips.times.push(milliseconds);
     await log(seq, milliseconds);
     const rest = Math.max(0, interval - milliseconds);
-    if (seq < count) await delay(rest, undefined, { signal });
+    if (seq < count) await delay(rest, signal);
   }
   conn.close();
 }

@@ -16,8 +16,14 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { setTimeout as delay } from "node:timers/promises";
-import { aborted, announce, counted, Failure, formatAddress } from "./utils.ts";
+import {
+  aborted,
+  announce,
+  counted,
+  delay,
+  Failure,
+  formatAddress,
+} from "./utils.ts";
 import { limited, listen, type Log, log, needsUnstableNet } from "./utils.ts";
 import { output, parseNumber, parsePort, parseSeconds } from "./utils.ts";
 import { parseTarget, reason, refuse, refuseUnknown } from "./utils.ts";
@@ -365,14 +371,14 @@ class Flight {
     const end = performance.now() + timeout;
     const expected = count - failures.length;
     while (trips.times.length < expected && performance.now() < end) {
-      await delay(10, undefined, { signal });
+      await delay(10, signal);
     }
     if (failures.length > 0) throw failures[0];
   }
 
   async #pause(): Promise<void> {
     const { interval, signal } = this.options;
-    if (interval > 0) return await delay(interval, undefined, { signal });
+    if (interval > 0) return await delay(interval, signal);
     const timer = setTimeout(this.#answer.resolve, 10); // or it is lost
     await this.#answer.promise;
     clearTimeout(timer);

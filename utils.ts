@@ -4,8 +4,6 @@
  *
  * @module
  */
-import { setTimeout as delay } from "node:timers/promises";
-
 /** What `--version` prints. */
 export const VERSION = "1.0.0";
 /** What `-v` and `--diagram` load, from trace.ts. */
@@ -52,6 +50,22 @@ export function timeLimit(ms: number, signal: AbortSignal): AbortSignal {
 
 function isTimeout({ reason }: AbortSignal): boolean {
   return reason instanceof DOMException && reason.name === "TimeoutError";
+}
+
+/** Waits for so many milliseconds, or throws the signal's reason before. */
+export function delay(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }, ms);
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    signal?.addEventListener("abort", abort);
+    if (signal?.aborted) abort();
+  });
 }
 
 /** Counts things in words: `1 byte`, `2 bytes`. */
@@ -409,10 +423,6 @@ export async function run<T extends Options>(
   work: (options: T, signal: AbortSignal, trace?: Trace) => Promise<void>,
 ): Promise<number> {
   const stop = new AbortController();
-  const hangup = isHangupIgnored() ? undefined : stop;
-  using _interrupt = abortOn("SIGINT", 130, stop);
-  using _terminate = abortOn(WINDOWS ? "SIGBREAK" : "SIGTERM", 143, stop);
-  using _hangup = WINDOWS ? undefined : abortOn("SIGHUP", 129, hangup);
   let trace: Trace | undefined;
   let status = 0;
   const fail = (thrown: unknown) => {
@@ -429,6 +439,7 @@ export async function run<T extends Options>(
     else if (options.version) await output(`${name} ${VERSION}\n`);
     else {
       trace = await loadTrace(name, options);
+      using _signals = abortOnSignals(stop);
       await work(options, stop.signal, trace);
     }
   } catch (error) {
@@ -436,8 +447,17 @@ export async function run<T extends Options>(
   }
   const isUsage = status === 2 || status === 3; // then nothing is drawn
   if (!isUsage) await trace?.write().catch(fail);
-  await Promise.race([writing, delay(500)]); // what is left of the log
+  if (writing) await Promise.race([writing, delay(500)]); // ends the log
   return status;
+}
+
+function abortOnSignals(stop: AbortController): Disposable {
+  const hangup = isHangupIgnored() ? undefined : stop; // before any listener
+  const signals = new DisposableStack();
+  signals.use(abortOn("SIGINT", 130, stop));
+  signals.use(abortOn(WINDOWS ? "SIGBREAK" : "SIGTERM", 143, stop));
+  if (!WINDOWS) signals.use(abortOn("SIGHUP", 129, hangup));
+  return signals;
 }
 
 /** Whether this goes on when its terminal is closed: nohup(1) started it. */

@@ -15,7 +15,14 @@
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, accept, announce, connect, counted, delay } from "./utils.ts";
-import { Failure, formatAddress, isClosed, limited, listen } from "./utils.ts";
+import {
+  Failure,
+  formatAddress,
+  isClosed,
+  isSuspect,
+  limited,
+  listen,
+} from "./utils.ts";
 import { type Log, log, needsUnstableNet, output, parsePort } from "./utils.ts";
 import { parseSeconds, parseTarget, reason, refuse } from "./utils.ts";
 import { refuseUnknown, resolve, run, type Target } from "./utils.ts";
@@ -293,13 +300,6 @@ async function tell(conn: Deno.TcpConn, trace?: Trace): Promise<string> {
 
 function since(started: number): string {
   return `${((performance.now() - started) / 1000).toFixed(3)} s`;
-}
-
-/** Whether the sender may be a server, which would answer (CVE-2024-2169). */
-function isSuspect({ hostname, port }: Deno.NetAddr, ownPort: number): boolean {
-  const many = /^(22[4-9]|23\d)\.|^ff..:|^255(\.255){3}$/;
-  return port < 1024 || [1313, 7777, ownPort].includes(port) ||
-    many.test(hostname.replace(/^::ffff:/, ""));
 }
 
 /** Answers datagrams until the socket is closed. */

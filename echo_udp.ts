@@ -23,6 +23,7 @@ import {
   delay,
   Failure,
   formatAddress,
+  isSuspect,
 } from "./utils.ts";
 import { limited, listen, type Log, log, needsUnstableNet } from "./utils.ts";
 import { output, parseNumber, parsePort, parseSeconds } from "./utils.ts";
@@ -123,14 +124,6 @@ class Session {
       );
     }
   }
-}
-
-/** Whether the sender may be a server, which would answer (CVE-2024-2169). */
-function isSuspect({ hostname, port }: Deno.NetAddr, ownPort: number): boolean {
-  const isMulticast = /^(::ffff:)?(22[4-9]|23\d)\.|^ff/.test(hostname);
-  const isBroadcast = hostname.endsWith("255.255.255.255");
-  const isServer = port < 1024 || [1313, 7777, ownPort].includes(port);
-  return isServer || isMulticast || isBroadcast;
 }
 
 /** Lehmer's generator: numbers from 0 to 1, the same ones for a seed. */

@@ -362,6 +362,17 @@ export async function accept(
   }
 }
 
+/** Whether the sender may be a server, which would answer (CVE-2024-2169). */
+export function isSuspect(
+  { hostname, port }: Deno.NetAddr,
+  ownPort: number,
+): boolean {
+  const isMulticast = /^(::ffff:)?(22[4-9]|23\d)\.|^ff/.test(hostname);
+  const isBroadcast = hostname.endsWith("255.255.255.255");
+  const isServer = port < 1024 || [1313, 7777, ownPort].includes(port);
+  return isServer || isMulticast || isBroadcast;
+}
+
 /** Round trips, summed up as ping does it. Times are milliseconds. */
 export class RoundTrips {
   sent = 0;

@@ -15,18 +15,11 @@
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, accept, announce, connect, counted, delay } from "./utils.ts";
-import {
-  Failure,
-  formatAddress,
-  isClosed,
-  isSuspect,
-  limited,
-  listen,
-} from "./utils.ts";
-import { type Log, log, needsUnstableNet, output, parsePort } from "./utils.ts";
-import { parseSeconds, parseTarget, reason, refuse } from "./utils.ts";
-import { refuseUnknown, resolve, run, type Target } from "./utils.ts";
-import { timeLimit, type Trace, writeAll } from "./utils.ts";
+import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
+import { limited, listen, type Log, log, needsUnstableNet } from "./utils.ts";
+import { openUdp, output, parsePort, parseSeconds } from "./utils.ts";
+import { parseTarget, reason, refuse, refuseUnknown, run } from "./utils.ts";
+import { type Target, timeLimit, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 1313; // RFC 867 says 13, which needs more rights
 const LONGEST = 512; // bytes of an answer; it should be a line
@@ -166,14 +159,8 @@ async function askTcp(target: Target): Promise<Exchange> {
 }
 
 async function askUdp(target: Target, wait: number): Promise<Exchange> {
-  needsUnstableNet("UDP");
   const { signal, trace } = target;
-  const server = await findServer(target);
-  const hostname = server.hostname.includes(":") ? "::" : "0.0.0.0";
-  const bare = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
-  if (trace) trace.peer = formatAddress(server);
-  trace?.event(`asking ${trace.peer}`);
-  const socket = trace ? trace.datagrams(bare, server) : bare;
+  const { socket, to: server } = await openUdp(target);
   let asked = 0; // the last time: no answer says which question it is for
   const send = (bytes: Uint8Array, to: Deno.Addr) => {
     if (asked > 0) trace?.event("no answer: asking again");
@@ -188,16 +175,6 @@ async function askUdp(target: Target, wait: number): Promise<Exchange> {
   } finally {
     socket.close();
   }
-}
-
-async function findServer(target: Target): Promise<Deno.NetAddr> {
-  const addresses = await resolve(target);
-  // A closed UDP port is silent: only one address is tried, IPv4 first.
-  let hostname = addresses.find((each) => !each.includes(":")) ?? addresses[0];
-  // These mean this machine, which answers from one of its own addresses.
-  if (hostname === "0.0.0.0") hostname = "127.0.0.1";
-  if (hostname === "::") hostname = "::1";
-  return { transport: "udp", hostname, port: target.port };
 }
 
 // "cannot connect to 127.0.0.1:13: connection refused": by this machine.
@@ -246,7 +223,8 @@ export function interpret(server: string, exchange: Exchange) {
   // second that it shows: in its middle, give or take half a second.
   const theirs = Date.parse(time ?? "") + (nist ? -nist.advanceMs : 500);
   const ours = performance.timeOrigin + exchange.answered;
-  const offset = Math.round(theirs + trip / 2 - ours) || 0;
+  const way = trip / 2; // it took about so long to come here
+  const offset = Math.round(theirs + way - ours) || 0; // not -0
   const offsetMs = isNaN(theirs) ? null : offset; // theirs minus ours
   const roundTripMs = Number(trip.toFixed(2));
   const who = { server, address, port, transport };
@@ -266,21 +244,21 @@ export function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
   const far = apart < DAY ? seconds : counted(Math.round(apart / DAY), "day");
   const side = offsetMs < 0 ? "behind" : "ahead";
   const isNear = apart <= (nist ? 0 : 500) + roundTripMs / 2; // as can be told
-  const clocks = isNear ? "our clocks agree" : `their clock is ${far} ${side}`;
+  const differ = `their clock is ${far} ${side}`;
+  const clocks = isNear ? "the clocks agree" : differ;
   const ill = nist?.health && (HEALTH[nist.health - 1] ?? "not healthy");
   const last = ill ? `NIST: ${ill}` : trip;
-  return `that is ${clock} here; ${clocks}; ${last}`;
+  return `${clock} local time; ${clocks}; ${last}`;
 }
 
 /** Writes the line to a client. Returns what the log says of it. */
 async function tell(conn: Deno.TcpConn, trace?: Trace): Promise<string> {
   const who = formatAddress(conn.remoteAddr);
-  const stream = trace ? trace.stream(conn, `${who} `) : conn;
+  const stream = trace?.serve(conn, who) ?? conn;
   const started = performance.now();
   const timer = setTimeout(() => conn[Symbol.dispose](), 1000);
   let sent = 0;
   let failure = "";
-  trace?.event(`${who} accepted`);
   try {
     const line = encoder.encode(formatDaytime());
     await writeAll(stream, line);
@@ -317,7 +295,7 @@ async function reply(
       const started = performance.now();
       const who = `udp ${formatAddress(from as Deno.NetAddr)}`;
       if (isSuspect(from as Deno.NetAddr, ownPort)) {
-        warn(`${who} not answered: it may be another server`);
+        warn(`${who} not answered: it may be a server`);
         continue;
       }
       const line = encoder.encode(formatDaytime());
@@ -385,24 +363,24 @@ function openPort(port: number, host?: string) {
   }
 }
 
-const USAGE = `daytime: asks what time it is (RFC 867), or tells it
+const USAGE = `daytime: asks for the date and time (RFC 867), or serves it
 
-usage: daytime [options] [HOST [PORT]]  ask (time.nist.gov, port 13)
+usage: daytime [options] [HOST [PORT]]  ask a server (time.nist.gov, port 13)
        daytime --serve [options]        be the server, over TCP and UDP
 
   -u, --udp                  client: ask over UDP
-  -w, --timeout SECONDS      wait so long for the answer (5; 0: for ever)
+  -w, --timeout SECONDS      wait this long for the answer (5; 0: forever)
       --json, --raw          print a JSON object, or the bytes as they came
       --diagram FILE         draw the exchange into a Markdown file
   -4, -6                     use IPv4 or IPv6 only
   -s, --serve                be the server
   -p, --port PORT            server: listen on this port (1313; 0: a free one)
       --host ADDRESS         listen on this address (::, IPv6 and IPv4)
-  -q, --quiet                print the first line only
+  -q, --quiet                print only the first line
   -v, --verbose              show what crosses the wire (-vv: every byte)
   -h, --help, -V, --version  print this text, or the version
 
-examples: daytime                       what time it is, in Boulder
+examples: daytime                       the time in Boulder, Colorado
           daytime --serve               be a server on port 1313
           daytime -u -v localhost 1313  ask it over UDP, and see how
 `;
@@ -430,11 +408,9 @@ type Options = ReturnType<typeof parse>;
 
 async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const others = [...CLIENT, "udp", "json", "raw", "ipv4", "ipv6"];
-  refuse(options, others, "is for the client: not with --serve");
+  refuse(options, others, "is a client option: leave out --serve");
   const { quiet, host, _: [word] } = options;
-  if (word) {
-    throw new Failure(2, `--serve takes no HOST, but "${word}" is given`);
-  }
+  if (word) throw new Failure(2, `--serve takes no HOST: "${word}"`);
   const port = parsePort(options.port ?? `${PORT}`);
   needsUnstableNet("UDP");
   const { listener, socket } = openPort(port, host);
@@ -447,7 +423,7 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
 }
 
 async function client(options: Options, signal: AbortSignal, trace?: Trace) {
-  refuse(options, [...SERVER, "quiet"], "is for the server: it needs --serve");
+  refuse(options, [...SERVER, "quiet"], "is a server option: add --serve");
   const { udp, json, raw, _: words } = options;
   if (json && raw) throw new Failure(2, "--json and --raw cannot be combined");
   const given = words.length > 0 ? words : ["time.nist.gov"];

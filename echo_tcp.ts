@@ -60,7 +60,7 @@ class Session {
       this.conn.setNoDelay(true); // answers do not wait for more to send
       this.conn.setKeepAlive(true); // probes notice a peer that vanished
       if (!this.trace) return echo(this);
-      const stream = this.trace.serve(this);
+      const stream = this.trace.serve(this, this.peer);
       return echo(stream).finally(() => stream.close());
     } catch (error) { // the client is gone already
       return Promise.reject(error);
@@ -213,7 +213,7 @@ export async function talk(options: TalkOptions): Promise<void> {
     await Promise.all([receive(options, exchange), send(options, exchange)]);
     conn.close();
   } catch (error) {
-    if (isLate) throw new Failure(28, `no answer in ${timeout / 1000} s`);
+    if (isLate) throw new Failure(28, `no answer within ${timeout / 1000} s`);
     throw error;
   } finally {
     clearInterval(watch);
@@ -254,7 +254,6 @@ export interface PingOptions {
   size: number;
   interval: number;
   timeout: number;
-  signal: AbortSignal;
   trips: RoundTrips; // are counted, also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
@@ -264,7 +263,7 @@ export interface PingOptions {
  * if what comes back was changed, 18 if the server closes, 28 if it is late.
  */
 export async function ping(
-  { conn, count, size, interval, timeout, signal, trips, log }: PingOptions,
+  { conn, count, size, interval, timeout, trips, log }: PingOptions,
 ): Promise<void> {
   await delay(0); // the first timer takes milliseconds of its own
   for (let seq = 1; seq <= count; seq++) {
@@ -274,8 +273,7 @@ export async function ping(
     const milliseconds = await roundTrip(conn, message, timeout);
     trips.times.push(milliseconds);
     await log(seq, milliseconds);
-    const rest = Math.max(0, interval - milliseconds);
-    if (seq < count) await delay(rest, signal);
+    if (seq < count) await delay(interval - milliseconds);
   }
   conn.close();
 }
@@ -305,14 +303,14 @@ async function roundTrip(
     // Read while writing: else both sides fill up and wait for each other.
     await Promise.all([writeAll(conn, message), receive()]);
   } catch (error) {
-    if (isLate) throw new Failure(28, `no answer in ${timeout / 1000} s`);
+    if (isLate) throw new Failure(28, `no answer within ${timeout / 1000} s`);
     throw error;
   } finally {
     clearTimeout(timer);
   }
   const milliseconds = performance.now() - started;
   if (answer.every((byte, i) => byte === message[i])) return milliseconds;
-  throw new Failure(8, "the answer is not what was sent");
+  throw new Failure(8, "the answer differs from what was sent");
 }
 
 const USAGE = `echo_tcp: an echo server over TCP (RFC 862), and its client
@@ -322,15 +320,15 @@ usage: echo_tcp [options]              be the server
 
   -p, --port PORT             server: listen on this port (7777; 0: a free one)
       --host ADDRESS          listen on this address (::, IPv6 and IPv4)
-      --max-connections N     serve so many at once; others wait (0: no limit)
-      --idle-timeout SECONDS  close connections where nothing moves (0: never)
+      --max-connections N     serve N at once; others wait (0: no limit)
+      --idle-timeout SECONDS  close idle connections (0: never)
       --reuse-port            share the port between processes
-  -q, --quiet                 print the first line only
+  -q, --quiet                 print only the first line
   -c, --count N               client: measure N round trips
   -s, --size BYTES            bytes in each (64)
   -i, --interval SECONDS      time between them (1)
       --json                  print their summary as one JSON object
-  -w, --timeout SECONDS       wait so long for an answer (5; 0: for ever)
+  -w, --timeout SECONDS       wait this long for an answer (5; 0: forever)
       --diagram FILE          draw the exchange into a Markdown file
   -4, -6                      use IPv4 or IPv6 only
   -v, --verbose               show what crosses the wire (-vv: every byte)
@@ -364,7 +362,7 @@ type Options = ReturnType<typeof parse>;
 
 async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const others = [...CLIENT, "json", "ipv4", "ipv6"];
-  refuse(options, others, "is for the client: it needs a HOST");
+  refuse(options, others, "is a client option: give a HOST");
   const { quiet, host, "reuse-port": reusePort } = options;
   const port = parsePort(options.port ?? `${PORT}`);
   const most = parseNumber(options, "max-connections", 0, [0, 1e6]);
@@ -384,7 +382,7 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
 
 async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const others = [...SERVER, "quiet", "reuse-port"];
-  refuse(options, others, "is for the server, which takes no HOST");
+  refuse(options, others, "is a server option: leave out the HOST");
   const target = parseTarget(options, PORT);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
   const count = parseNumber(options, "count", 0, [1, 1e6]);
@@ -408,9 +406,10 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
   if (trace) trace.quotes = false;
-  const rest = { interval, timeout, signal, trips, log: show };
+  const rest = { interval, timeout, trips, log: show };
   try {
-    await ping({ conn, count, size, ...rest });
+    const pinging = ping({ conn, count, size, ...rest });
+    await Promise.race([pinging, aborted(signal)]);
   } finally {
     await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
   }

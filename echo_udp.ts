@@ -16,25 +16,15 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import {
-  aborted,
-  announce,
-  counted,
-  delay,
-  Failure,
-  formatAddress,
-  isSuspect,
-} from "./utils.ts";
-import { limited, listen, type Log, log, needsUnstableNet } from "./utils.ts";
-import { output, parseNumber, parsePort, parseSeconds } from "./utils.ts";
-import { parseTarget, reason, refuse, refuseUnknown } from "./utils.ts";
-import { resolve, RoundTrips, run, type Target } from "./utils.ts";
-import { timeLimit, type Trace } from "./utils.ts";
+import { aborted, announce, counted, delay, Failure } from "./utils.ts";
+import { formatAddress, isSuspect, limited, listen } from "./utils.ts";
+import { type Log, log, needsUnstableNet, openUdp, output } from "./utils.ts";
+import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
+import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
+import { type Socket, timeLimit, type Trace } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
-
-type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 
 /** The protocol: sends datagrams back, until the socket is closed. */
 export async function echo(
@@ -58,17 +48,20 @@ export async function echo(
 class Count {
   datagrams = 0;
   bytes = 0;
+  lost = 0; // on purpose
   readonly started = performance.now();
   moved = this.started;
 
   add(length: number): void {
     this.datagrams++;
     this.bytes += length;
+    this.moved = performance.now();
   }
 
   toString(): string {
     const datagrams = counted(this.datagrams, "datagram");
-    return `${datagrams}, ${counted(this.bytes, "byte")}`;
+    const lost = this.lost ? `, ${this.lost} lost on purpose` : "";
+    return `${datagrams}, ${counted(this.bytes, "byte")}${lost}`;
   }
 }
 
@@ -76,39 +69,59 @@ class Count {
 class Session {
   readonly total = new Count();
   readonly #peers = new Map<string, Count>();
+  readonly #socket: Socket;
+  readonly #ownPort: number;
+  readonly #draw: () => number;
+  readonly #warn: Log;
 
-  constructor(
-    readonly socket: Socket,
-    readonly isAnswered: (sender: Deno.NetAddr) => boolean,
-    readonly warn: Log,
-    readonly log?: Log,
-  ) {}
+  constructor(readonly options: ServeOptions) {
+    const { socket, seed = 0, log = () => {}, trace } = options;
+    this.#socket = trace ? trace.datagrams(socket) : socket;
+    this.#ownPort = (socket.addr as Deno.NetAddr).port;
+    this.#draw = random(seed);
+    this.#warn = limited(log, 1); // a line a second
+  }
 
   receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
-    return this.socket.receive(buffer);
+    return this.#socket.receive(buffer);
   }
 
   /** Sends an answer, or acts as if it had been lost on the way. */
   send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
     const peer = to as Deno.NetAddr;
-    if (!this.isAnswered(peer)) return Promise.resolve(datagram.length);
-    const sending = this.socket.send(datagram, to);
+    if (!this.#isAnswered(peer)) return Promise.resolve(datagram.length);
+    const sending = this.#socket.send(datagram, to);
     sending.then((length) => this.#count(length, peer), (error) => {
-      this.warn(`cannot answer: ${reason(error)}`);
+      this.#warn(`cannot answer: ${reason(error)}`);
     });
     return sending;
   }
 
+  close(): void {
+    this.#socket.close();
+  }
+
+  #isAnswered(peer: Deno.NetAddr): boolean {
+    const { lose = 0, trace } = this.options;
+    if (isSuspect(peer, this.#ownPort)) {
+      this.#warn(`not answered: ${formatAddress(peer)} may be a server`);
+      return false;
+    }
+    if (100 * this.#draw() >= lose) return true;
+    this.total.lost++;
+    trace?.event(`lost on purpose: the answer to ${formatAddress(peer)}`);
+    return false;
+  }
+
   #count(length: number, to: Deno.NetAddr): void {
     this.total.add(length);
-    if (!this.log) return;
+    if (!this.options.log) return;
     const who = formatAddress(to);
     const peer = this.#peers.get(who) ?? new Count();
     peer.add(length);
-    peer.moved = performance.now();
     // Senders can be forged without end, so only 100 are listed.
     if (this.#peers.size < 100) this.#peers.set(who, peer);
-    else if (peer.datagrams === 1) this.warn("not all peers are listed");
+    else if (peer.datagrams === 1) this.#warn("not all peers are listed");
   }
 
   /** Logs peers that were silent for so long: UDP knows no other end. */
@@ -119,9 +132,8 @@ class Session {
       const isBusy = now - moved < milliseconds && now - started < 60_000;
       if (isBusy) continue;
       this.#peers.delete(who);
-      this.log?.(
-        `${who} ${peer} in ${((moved - started) / 1000).toFixed(3)} s`,
-      );
+      const seconds = ((moved - started) / 1000).toFixed(3);
+      this.options.log?.(`${who} ${peer} in ${seconds} s`);
     }
   }
 }
@@ -138,30 +150,17 @@ function random(seed: number): () => number {
 /** What {@linkcode serve} is told. */
 export interface ServeOptions {
   socket: Deno.DatagramConn;
-  /** ends the service, once what has arrived was sent back */
-  signal: AbortSignal;
-  /** of a hundred datagrams, how many get no answer, at random */
-  lose?: number;
-  /** says which ones */
-  seed?: number;
+  signal: AbortSignal; // ends it, once what has arrived was sent back
+  lose?: number; // of a hundred datagrams, how many get no answer
+  seed?: number; // says which ones
   log?: Log;
   trace?: Trace;
 }
 
 /** Serves all peers until the signal aborts. Returns what went back. */
-export async function serve(
-  { socket, signal, lose = 0, seed = 0, log, trace }: ServeOptions,
-): Promise<Count> {
-  const traced = trace ? trace.datagrams(socket) : socket;
-  const { port } = socket.addr as Deno.NetAddr;
-  const draw = random(seed);
-  const warn = limited(log ?? (() => {}), 1); // a line a second
-  const isAnswered = (sender: Deno.NetAddr) => {
-    if (!isSuspect(sender, port)) return 100 * draw() >= lose;
-    warn(`not answered: ${formatAddress(sender)} may be a server`);
-    return false;
-  };
-  const session = new Session(traced, isAnswered, warn, log);
+export async function serve(options: ServeOptions): Promise<Count> {
+  const { signal } = options;
+  const session = new Session(options);
   const sweep = setInterval(() => session.logSilent(3000), 1000);
   try {
     await Promise.race([echo(session), aborted(signal)]);
@@ -170,7 +169,7 @@ export async function serve(
     await drain(session);
   } finally {
     clearInterval(sweep);
-    traced.close();
+    session.close();
     session.logSilent(0);
   }
   return session.total;
@@ -222,8 +221,8 @@ export async function talk(options: TalkOptions): Promise<void> {
     if (owed.length === 0 || performance.now() - since < timeout) return;
     const isDamaged = damaged > 0 && returned === 0;
     const what = isDamaged ? "only damaged answers" : "no answer";
-    const left = `${owed.length} outstanding`;
-    const message = `${what} in ${timeout / 1000} s: ${left}`;
+    const left = `${counted(owed.length, "line")} outstanding`;
+    const message = `${what} within ${timeout / 1000} s: ${left}`;
     late.reject(new Failure(isDamaged ? 8 : 28, message));
   }, 50);
   try {
@@ -316,9 +315,7 @@ export interface PingOptions extends Asking {
   interval: number; // 0: the next one follows the answer
   timeout: number;
   signal: AbortSignal;
-  /** what is counted, also if it ends early */
-  trips: RoundTrips;
-  /** is told of each round trip */
+  trips: RoundTrips; // are counted, also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
 
@@ -353,7 +350,7 @@ class Flight {
     const { count, size, trips, timeout, signal } = this.options;
     const failures: unknown[] = [];
     await delay(0); // the first timer takes milliseconds of its own
-    for (let seq = 1; seq <= count; seq++) {
+    for (let seq = 1; seq <= count && !signal.aborted; seq++) {
       if (seq > 1) await this.#pause();
       this.#answer = Promise.withResolvers();
       this.#sent[seq] = performance.now();
@@ -364,17 +361,15 @@ class Flight {
     const end = performance.now() + timeout;
     const expected = count - failures.length;
     while (trips.times.length < expected && performance.now() < end) {
-      await delay(10, signal);
+      await delay(10);
     }
     if (failures.length > 0) throw failures[0];
   }
 
   async #pause(): Promise<void> {
-    const { interval, signal } = this.options;
-    if (interval > 0) return await delay(interval, signal);
-    const timer = setTimeout(this.#answer.resolve, 10); // or it is lost
-    await this.#answer.promise;
-    clearTimeout(timer);
+    const { interval } = this.options;
+    if (interval > 0) await delay(interval);
+    else await Promise.race([this.#answer.promise, delay(10)]); // or it is lost
   }
 
   async receive(): Promise<void> {
@@ -421,14 +416,14 @@ usage: echo_udp [options]              be the server
 
   -p, --port PORT             server: listen on this port (7777; 0: a free one)
       --host ADDRESS          listen on this address (::, IPv6 and IPv4)
-      --lose PERCENT          leave so many of a hundred unanswered (0)
-      --seed N                lose the same ones again
-  -q, --quiet                 print the first line only
+      --lose PERCENT          leave this percentage unanswered (0)
+      --seed N                make the losses repeatable
+  -q, --quiet                 print only the first line
   -c, --count N               client: measure N round trips
   -s, --size BYTES            bytes in each, 4 to 65507 (64)
   -i, --interval SECONDS      time between them (1; 0: as fast as they return)
       --json                  print their summary as one JSON object
-  -w, --timeout SECONDS       wait so long for an answer (5; 0: for ever)
+  -w, --timeout SECONDS       wait this long for an answer (5; 0: forever)
       --diagram FILE          draw the exchange into a Markdown file
   -4, -6                      use IPv4 or IPv6 only
   -v, --verbose               show what crosses the wire (-vv: every byte)
@@ -463,7 +458,7 @@ type Options = ReturnType<typeof parse>;
 
 async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const others = [...CLIENT, "json", "ipv4", "ipv6"];
-  refuse(options, others, "is for the client: it needs a HOST");
+  refuse(options, others, "is a client option: give a HOST");
   const { quiet, host } = options;
   const port = parsePort(options.port ?? `${PORT}`);
   const lose = parseNumber(options, "lose", 0, [0, 100]);
@@ -475,22 +470,22 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
     Deno.listenDatagram({ ...at, ...udp });
   const socket = listen(bind, port, host);
   await announce(socket.addr as Deno.NetAddr, quiet);
-  const loss = { lose, seed };
   const lines = quiet ? undefined : limited(log);
-  const total = await serve({ socket, signal, ...loss, log: lines, trace });
+  const total = await serve({ socket, signal, lose, seed, log: lines, trace });
   if (!quiet) log(`answered ${total}`);
 }
 
 async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const others = [...SERVER, "quiet"];
-  refuse(options, others, "is for the server, which takes no HOST");
+  refuse(options, others, "is a server option: leave out the HOST");
   const target = parseTarget(options, PORT);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
   const count = parseNumber(options, "count", 0, [1, 1e6]);
   const size = parseNumber(options, "size", 64, [4, LARGEST]);
   const interval = parseSeconds(options, "interval", 1);
+  if (count === 0) refuse(options, ["size", "interval", "json"], "needs -c");
   const limit = timeLimit(timeout, signal);
-  const { socket, to } = await open({ ...target, signal: limit, trace });
+  const { socket, to } = await openUdp({ ...target, signal: limit, trace });
   if (count === 0) {
     const input = Deno.stdin.readable;
     const talking = talk({ socket, to, input, output, timeout });
@@ -511,26 +506,6 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   } finally {
     await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
   }
-}
-
-/** Opens a socket to ask a server. Throws a {@linkcode Failure} of 1 or 6. */
-async function open(target: Target): Promise<Asking> {
-  needsUnstableNet("UDP");
-  const addresses = await resolve(target);
-  // UDP cannot tell whether anybody listens: one address is tried, IPv4 first.
-  let hostname = addresses.find((each) => !each.includes(":")) ?? addresses[0];
-  // Both mean this machine, which answers from 127.0.0.1 or ::1.
-  if (hostname === "0.0.0.0") hostname = "127.0.0.1";
-  if (hostname === "::") hostname = "::1";
-  const to = { transport: "udp", hostname, port: target.port } as const;
-  const any = hostname.includes(":") ? "::" : "0.0.0.0";
-  const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });
-  const { trace } = target;
-  if (!trace) return { socket, to };
-  const { port } = socket.addr as Deno.NetAddr;
-  trace.peer = formatAddress(to);
-  trace.event(`asking ${trace.peer} from port ${port}`);
-  return { socket: trace.datagrams(socket, to), to };
 }
 
 /** Runs a command line. Returns the exit status. */

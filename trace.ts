@@ -8,20 +8,17 @@
  * @module
  */
 import { complain, counted, Failure, formatAddress } from "./utils.ts";
-import { printable, reason } from "./utils.ts";
+import { printable, reason, type Socket } from "./utils.ts";
 
 /** A connection, as far as the protocols need it. */
 export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
-/** A UDP socket, as far as the protocols need it. */
-export type Datagrams = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 /** `*` is the socket's life, `>` was sent, `<` was received. */
 type Mark = "*" | ">" | "<";
 
 const COLORS = { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
 const TERM = { name: "env", variable: "TERM" } as const;
 const WIDTH = 80; // columns
-const MOST_EVENTS = 199; // in a diagram: nobody can read more
-const MOST_TEXT = 40_000; // characters: Mermaid draws no more than 50,000
+const MOST_EVENTS = 149; // in a diagram: Mermaid draws 50,000 characters
 
 /** Quotes bytes as text, in at most so many columns: `"caf\xc3\xa9\r\n"`. */
 export function quote(bytes: Uint8Array, columns: number): string {
@@ -52,21 +49,12 @@ export function hexdump(bytes: Uint8Array): string[] {
 }
 
 /** A Mermaid sequence diagram. Of too many events, it keeps the first. */
-export class Diagram {
-  #names: string[];
+class Diagram {
   #events: string[] = [];
-  #size = 0;
-  #dropped = 0;
+  #count = 0;
 
-  /** `name` is that of the first participant, the client. */
-  constructor(name: string) {
-    this.#names = [name];
-  }
-
-  /** Names a participant anew. */
-  rename(from: string, to: string): void {
-    this.#names = this.#names.map((name) => name === from ? to : name);
-  }
+  /** `names` are the participants, the client first. */
+  constructor(readonly names: string[]) {}
 
   /** Draws an arrow from one participant to another. */
   arrow(from: string, arrow: string, to: string, text: string): void {
@@ -80,15 +68,16 @@ export class Diagram {
 
   /** Writes it into a Markdown file. Throws a {@linkcode Failure} of 23. */
   async write(file: string): Promise<void> {
-    const more = counted(this.#dropped, "more event");
-    if (this.#dropped > 0) this.#events.push(`Note left of p1: and ${more}`);
-    if (this.#events.some((event) => event.includes("-->>"))) {
-      this.#events.push("Note left of p1: SYN, FIN and RST are inferred");
-    }
-    const names = this.#names.map((name, i) =>
-      `participant p${i + 1} as ${name}`
-    );
-    const lines = ["sequenceDiagram", ...names, ...this.#events];
+    const more = this.#count - this.#events.length;
+    const isInferred = this.#events.some((event) => event.includes("-->>"));
+    const lines = [
+      "sequenceDiagram",
+      ...this.names.map((name, i) => `participant p${i + 1} as ${name}`),
+      ...this.#events,
+    ];
+    const note = "Note left of p1:";
+    if (more > 0) lines.push(`${note} and ${counted(more, "more event")}`);
+    if (isInferred) lines.push(`${note} SYN, FIN and RST are inferred`);
     const text = `\`\`\`mermaid\n${lines.join("\n  ")}\n\`\`\`\n`;
     await Deno.writeTextFile(file, text).catch((error) => {
       throw new Failure(23, `cannot write ${file}: ${reason(error)}`, error);
@@ -96,15 +85,13 @@ export class Diagram {
   }
 
   #lane(name: string): string {
-    if (!this.#names.includes(name)) this.#names.push(name);
-    return `p${this.#names.indexOf(name) + 1}`;
+    if (!this.names.includes(name)) this.names.push(name);
+    return `p${this.names.indexOf(name) + 1}`;
   }
 
   #add(start: string, text: string): void {
-    const isFull = this.#events.length > MOST_EVENTS || this.#size > MOST_TEXT;
-    if (isFull) this.#dropped++;
-    else this.#events.push(start + harmless(text));
-    this.#size += text.length;
+    this.#count++;
+    if (this.#count <= MOST_EVENTS) this.#events.push(start + harmless(text));
   }
 }
 
@@ -113,7 +100,7 @@ export class Diagram {
 function harmless(text: string): string {
   const special = /[^ -~]|[#;$%&<>`]|w(?=rap:)|s(?=tyle)|c(?=lassDef)/gu;
   const code = (character: string) => `#${character.codePointAt(0)};`;
-  return printable(text.slice(0, 200)).replace(special, code);
+  return printable(text).slice(0, 90).replace(special, code);
 }
 
 /** The exchange, as lines on stderr and as a diagram. */
@@ -122,9 +109,9 @@ export class Trace {
   peer = "server";
   /** Whether the diagram quotes the bytes; those of round trips say nothing. */
   quotes = true;
-  #started = performance.now();
   #isDumb = Deno.permissions.querySync(TERM).state === "granted" &&
     Deno.env.get("TERM") === "dumb"; // a terminal without colors
+  #started = performance.now();
   #diagram: Diagram;
 
   /** `level` is how many `-v` there were; `file` is where the diagram goes. */
@@ -133,12 +120,13 @@ export class Trace {
     readonly level: number,
     readonly file?: string,
   ) {
-    this.#diagram = new Diagram(name);
+    this.#diagram = new Diagram([name]);
   }
 
-  /** The same trace of a client, which has its own lane. */
+  /** The same trace of another client, which has its own lane. */
   client(name: string): Trace {
-    this.#diagram.rename(this.name, name); // for the first: it draws nothing
+    const { names } = this.#diagram;
+    if (names[0] === this.name) names[0] = name; // that one draws nothing
     const trace = new Trace(name, this.level);
     trace.#started = this.#started;
     trace.#diagram = this.#diagram;
@@ -157,23 +145,18 @@ export class Trace {
     this.#diagram.note(text);
   }
 
-  /** A TCP connection to the peer. */
-  connected(peer: string): void {
+  /** A connection to `peer`, or none if it refused. */
+  connected(peer: string, isRefused = false): void {
     this.peer = peer;
-    this.tcp(`connected to ${peer}`, ">SYN", "<SYN, ACK", ">ACK");
-  }
-
-  /** A TCP connection that the peer refused. */
-  refused(peer: string): void {
-    this.peer = peer;
-    this.tcp("", ">SYN", "<RST, ACK");
+    if (isRefused) this.tcp("", ">SYN", "<RST, ACK");
+    else this.tcp(`connected to ${peer}`, ">SYN", "<SYN, ACK", ">ACK");
   }
 
   /** Something that TCP shows as segments: `>SYN`, `<SYN, ACK`. */
   tcp(text: string, ...segments: string[]): void {
     if (text) this.line("*", text);
     for (const segment of segments) {
-      this.#arrow(segment[0] as Mark, "-->>", segment.slice(1));
+      this.#arrow(segment[0], "-->>", segment.slice(1));
     }
   }
 
@@ -191,14 +174,16 @@ export class Trace {
   }
 
   /** A connection that was accepted, traced. */
-  serve(conn: Stream & { conn: Deno.TcpConn }): Stream {
-    const who = `${formatAddress(conn.conn.remoteAddr)} `;
-    this.event(`${who}accepted`);
-    return new TracedStream(this, conn, who);
+  serve(conn: Stream, who: string): Stream {
+    this.event(`${who} accepted`);
+    return this.stream(conn, `${who} `);
   }
 
-  /** The same UDP socket, traced; `server` is the one who was asked. */
-  datagrams(socket: Datagrams, server?: Deno.NetAddr): Datagrams {
+  /** The same UDP socket, traced; `server` is the one who is asked. */
+  datagrams(socket: Deno.DatagramConn, server?: Deno.NetAddr): Socket {
+    const { port } = socket.addr as Deno.NetAddr;
+    if (server) this.peer = formatAddress(server);
+    if (server) this.event(`asking ${this.peer} from port ${port}`);
     return new TracedDatagrams(this, socket, server);
   }
 
@@ -207,12 +192,12 @@ export class Trace {
     if (this.level === 0) return;
     const seconds = ((performance.now() - this.#started) / 1000).toFixed(4);
     const line = `${seconds} ${mark} ${printable(text)}`;
-    const left = WIDTH - line.length;
     const color = this.#isDumb ? "" : COLORS[mark];
-    const end = mark === "*" || this.level > 1 ? "" : quote(bytes, left);
-    complain((line + end).slice(0, WIDTH), color);
-    if (this.level === 1) return;
-    for (const row of hexdump(bytes)) complain(row, color);
+    const isQuoted = mark !== "*" && this.level === 1;
+    const quoted = isQuoted ? quote(bytes, WIDTH - line.length) : "";
+    complain((line + quoted).slice(0, WIDTH), color);
+    const dump = this.level > 1 ? hexdump(bytes) : [];
+    for (const row of dump) complain(row, color);
   }
 
   /** Writes the diagram, if one is wanted. */
@@ -220,11 +205,10 @@ export class Trace {
     if (this.file) await this.#diagram.write(this.file);
   }
 
-  #arrow(mark: Mark, arrow: string, text: string): void {
-    const [from, to] = mark === ">"
-      ? [this.name, this.peer]
-      : [this.peer, this.name];
-    this.#diagram.arrow(from, arrow, to, text);
+  #arrow(mark: string, arrow: string, text: string): void {
+    const { name, peer } = this;
+    if (mark === ">") this.#diagram.arrow(name, arrow, peer, text);
+    else this.#diagram.arrow(peer, arrow, name, text);
   }
 }
 
@@ -240,9 +224,8 @@ class TracedStream implements Stream {
 
   async read(buffer: Uint8Array): Promise<number | null> {
     const n = await this.conn.read(buffer).catch((error) => this.#fail(error));
-    if (n === null) {
-      this.trace.tcp(`${this.who}half-closed by the peer`, "<FIN");
-    } else this.trace.data("<", buffer.subarray(0, n), this.who);
+    if (n !== null) this.trace.data("<", buffer.subarray(0, n), this.who);
+    else this.trace.tcp(`${this.who}half-closed by the peer`, "<FIN");
     return n;
   }
 
@@ -276,18 +259,18 @@ class TracedStream implements Stream {
   }
 }
 
-class TracedDatagrams implements Datagrams {
+class TracedDatagrams implements Socket {
   constructor(
     readonly trace: Trace,
-    readonly socket: Datagrams,
+    readonly socket: Socket,
     readonly server?: Deno.NetAddr,
   ) {}
 
-  async receive(buffer?: Uint8Array): ReturnType<Datagrams["receive"]> {
+  async receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
     const [bytes, from] = await this.socket.receive(buffer);
     const who = this.#name(from);
+    const size = counted(bytes.length, "byte");
     if (this.server && who) {
-      const size = counted(bytes.length, "byte");
       this.trace.event(`ignored ${size} from ${who.trim()}`);
     } else this.trace.data("<", bytes, who, "-)");
     return [bytes, from];
@@ -305,7 +288,8 @@ class TracedDatagrams implements Datagrams {
 
   /** Names the peer, unless it is the server that was asked. */
   #name(addr: Deno.Addr): string {
-    const name = `${formatAddress(addr as Deno.NetAddr)} `;
-    return this.server && name === `${formatAddress(this.server)} ` ? "" : name;
+    const name = formatAddress(addr as Deno.NetAddr);
+    const isAsked = this.server && name === formatAddress(this.server);
+    return isAsked ? "" : `${name} `;
   }
 }

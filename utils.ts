@@ -21,8 +21,8 @@ export class Failure extends Error {
 /** Says in a few words why something failed: `connection refused`. */
 export function reason(error: unknown): string {
   const { name, message } = error as Error;
-  const isName = /^Connection|^PermissionDenied$|^TimedOut$/.test(name);
-  if (isName) return name.replace(/\B[A-Z]/g, " $&").toLowerCase();
+  const isPlain = /^Connection|^PermissionDenied$|^TimedOut$/.test(name);
+  if (isPlain) return name.replace(/\B[A-Z]/g, " $&").toLowerCase();
   const short = message.replace(/ \(os error \d+\)(: .*)?/, "");
   return short.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
 }
@@ -52,20 +52,9 @@ function isTimeout({ reason }: AbortSignal): boolean {
   return reason instanceof DOMException && reason.name === "TimeoutError";
 }
 
-/** Waits for so many milliseconds, or throws the signal's reason before. */
-export function delay(ms: number, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", abort);
-      resolve();
-    }, ms);
-    const abort = () => {
-      clearTimeout(timer);
-      reject(signal?.reason);
-    };
-    signal?.addEventListener("abort", abort);
-    if (signal?.aborted) abort();
-  });
+/** Waits for so many milliseconds. */
+export function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 /** Counts things in words: `1 byte`, `2 bytes`. */
@@ -158,7 +147,7 @@ export function limited(log: Log, most = 100): Log {
 /** For parseArgs: takes words, and throws a {@linkcode Failure} of 2 else. */
 export function refuseUnknown(arg: string, option?: string): boolean {
   if (option === undefined) return true;
-  throw new Failure(2, `unknown option ${arg}: --help lists all`);
+  throw new Failure(2, `unknown option ${arg}: see --help`);
 }
 
 /** Throws a {@linkcode Failure} of 2 if one of the options was given. */
@@ -178,20 +167,19 @@ export function parseNumber(
   name: string,
   usual: number,
   [min, max]: [number, number],
+  pattern = /^\d+$/,
 ): number {
   const text = given[name];
   if (text === undefined) return usual;
-  const number = /^\d+$/.test(`${text}`) ? Number(text) : NaN;
+  const number = pattern.test(`${text}`) ? Number(text) : NaN;
   if (number >= min && number <= max) return number;
   throw new Failure(2, `--${name} must be ${min} to ${max}, not "${text}"`);
 }
 
 /** Reads seconds as milliseconds. Throws a {@linkcode Failure} of 2. */
 export function parseSeconds(given: Given, name: string, usual = 0): number {
-  const text = given[name] ?? usual;
-  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(`${text}`) ? Number(text) : NaN;
-  if (seconds <= 1e6) return 1000 * seconds;
-  throw new Failure(2, `--${name} must be 0 to 1000000, not "${text}"`);
+  const decimal = /^(\d+\.?\d*|\.\d+)$/;
+  return 1000 * parseNumber(given, name, usual, [0, 1e6], decimal);
 }
 
 const SERVICES: Record<string, number> = {
@@ -204,7 +192,10 @@ export function parsePort(text: string): number {
   if (Object.hasOwn(SERVICES, text)) return SERVICES[text];
   const port = /^\d{1,5}$/.test(text) ? Number(text) : NaN;
   if (port <= 65_535) return port;
-  throw new Failure(2, `"${text}" is not a port`);
+  throw new Failure(
+    2,
+    `"${text}" is not a port: use 0 to 65535 or a service name`,
+  );
 }
 
 const MAPPED = /^::ffff:(?=\d+\.)/i; // an IPv4 address, as IPv6 has it
@@ -220,7 +211,9 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const isHost = url && !/^\d*$|[/?#@\\\]\s]/.test(host); // 5 is not 0.0.0.5
   if (!isHost) throw new Failure(2, `"${text}" is not a host`);
   if (port !== undefined) ports.unshift(port);
-  if (ports.length > 1) throw new Failure(2, `too many words: "${ports[1]}"`);
+  if (ports[1] !== undefined) {
+    throw new Failure(2, `unexpected argument "${ports[1]}"`);
+  }
   if (given.ipv4 && given.ipv6) {
     throw new Failure(2, "-4 and -6 cannot be combined");
   }
@@ -291,7 +284,7 @@ export async function connect(target: Target): Promise<Deno.TcpConn> {
     if (isTimeout(signal)) throw new Failure(28, late, error);
     signal.throwIfAborted();
     const isRefused = error instanceof Deno.errors.ConnectionRefused;
-    if (isRefused) trace?.refused(formatAddress(at));
+    if (isRefused) trace?.connected(formatAddress(at), isRefused);
     throw new Failure(7, `${where}: ${reason(error)}`, error);
   }
 }
@@ -300,6 +293,26 @@ export async function connect(target: Target): Promise<Deno.TcpConn> {
 export function needsUnstableNet(what: string): void {
   if ("listenDatagram" in Deno) return;
   throw new Failure(1, `${what} needs Deno's --unstable-net flag`);
+}
+
+/** A UDP socket, as far as the protocols need it. */
+export type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
+
+/** Opens a UDP socket to ask a server. Throws a {@linkcode Failure}. */
+export async function openUdp(
+  target: Target,
+): Promise<{ socket: Socket; to: Deno.NetAddr }> {
+  needsUnstableNet("UDP");
+  const addresses = await resolve(target);
+  // UDP cannot tell whether anybody listens: one address is tried, IPv4 first.
+  let hostname = addresses.find((each) => !each.includes(":")) ?? addresses[0];
+  // These mean this machine, which answers from 127.0.0.1 or ::1.
+  if (hostname === "0.0.0.0") hostname = "127.0.0.1";
+  if (hostname === "::") hostname = "::1";
+  const to = { transport: "udp", hostname, port: target.port } as const;
+  const any = hostname.includes(":") ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });
+  return { socket: target.trace?.datagrams(socket, to) ?? socket, to };
 }
 
 /**
@@ -339,7 +352,7 @@ export async function announce(addr: Deno.NetAddr, quiet: boolean) {
   const hostname = net.getNetworkAddress();
   if (hostname === undefined) return;
   const address = formatAddress({ ...addr, hostname });
-  log(`from the local network: ${addr.transport}://${address}`);
+  log(`on the local network: ${addr.transport}://${address}`);
 }
 
 /**
@@ -422,7 +435,9 @@ interface Options {
   diagram?: string;
 }
 
-const WINDOWS = Deno.build.os === "windows";
+const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
+  ? [["SIGINT", 130], ["SIGBREAK", 143]]
+  : [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]];
 
 /**
  * Runs a script and returns its exit status. Ctrl-C and SIGTERM abort the
@@ -462,16 +477,26 @@ export async function run<T extends Options>(
   return status;
 }
 
+/** Aborts on Ctrl-C and its like. A second one ends the program at once. */
 function abortOnSignals(stop: AbortController): Disposable {
-  const hangup = isHangupIgnored() ? undefined : stop; // before any listener
+  const ignoresHangup = isHangupIgnored(); // listening would change it
   const signals = new DisposableStack();
-  signals.use(abortOn("SIGINT", 130, stop));
-  signals.use(abortOn(WINDOWS ? "SIGBREAK" : "SIGTERM", 143, stop));
-  if (!WINDOWS) signals.use(abortOn("SIGHUP", 129, hangup));
+  let first = Infinity;
+  for (const [name, status] of SIGNALS) {
+    const abort = () => {
+      if (name === "SIGHUP" && ignoresHangup) return;
+      // timeout(1) sends its signal twice, within milliseconds.
+      if (performance.now() - first > 20) Deno.exit(status);
+      first = Math.min(first, performance.now());
+      stop.abort(new Failure(status, ""));
+    };
+    Deno.addSignalListener(name, abort);
+    signals.defer(() => Deno.removeSignalListener(name, abort));
+  }
   return signals;
 }
 
-/** Whether this goes on when its terminal is closed: nohup(1) started it. */
+/** Whether nohup(1) started this: it goes on when its terminal is closed. */
 function isHangupIgnored(): boolean {
   const path = "/proc/self/status";
   const { state } = Deno.permissions.querySync({ name: "read", path });
@@ -483,33 +508,14 @@ function isHangupIgnored(): boolean {
   return !streams.some((stream) => stream.isTerminal()); // nohup leaves none
 }
 
-/** Without `stop` the signal is ignored: by itself, it would end Deno. */
-function abortOn(
-  name: Deno.Signal,
-  status: number,
-  stop?: AbortController,
-): Disposable {
-  let first = Infinity;
-  const listener = () => {
-    if (!stop) return;
-    // timeout(1) sends its signal twice, within milliseconds.
-    if (performance.now() - first > 20) Deno.exit(status);
-    first = Math.min(first, performance.now());
-    stop.abort(new Failure(status, ""));
-  };
-  Deno.addSignalListener(name, listener);
-  return {
-    [Symbol.dispose]: () => Deno.removeSignalListener(name, listener),
-  };
-}
-
 async function loadTrace(name: string, { verbose, diagram }: Options) {
   if (verbose.length === 0 && diagram === undefined) return undefined;
   try {
     const { Trace } = await import("./trace.ts");
     return new Trace(name, verbose.length, diagram);
   } catch (error) {
-    throw new Failure(1, "-v and --diagram need the file trace.ts", error);
+    const message = "-v and --diagram need trace.ts beside this script";
+    throw new Failure(1, message, error);
   }
 }
 

@@ -108,6 +108,7 @@ const SCRIPTS: Script[] = [{
 }];
 
 const SERVERS = SCRIPTS.filter(({ serve }) => serve);
+const ECHOES = SCRIPTS.filter(({ name }) => name.startsWith("echo"));
 const STREAMS = SCRIPTS.filter(({ transport }) => transport === "tcp");
 const WORDS = SERVERS.map(({ name }) => name); // these take HOST [PORT]
 
@@ -248,6 +249,14 @@ each(SCRIPTS, "refuses a host of digits alone, and no port", async (script) => {
     assertEquals(status, WORDS.includes(script.name) ? 2 : 3, err);
     assertOneLine(script, err);
     assertStringIncludes(err, port === "7" ? host : port);
+  }
+});
+
+each(ECHOES, "refuses what shapes round trips without -c", async (script) => {
+  for (const option of ["--size=9", "--interval=2", "--json"]) {
+    const { status, err } = await command(script, "127.0.0.1", "9", option);
+    const name = option.split("=")[0];
+    assertEquals([status, err], [2, `${script.name}: ${name} needs -c\n`]);
   }
 });
 
@@ -462,7 +471,7 @@ each(
       const peer =
         /^(tcp |udp )?127\.0\.0\.1:\d+ .*\b\d+ bytes.* in \d+\.\d{3} s/gm;
       assertEquals(stdout.match(peer)?.length, 1, stdout);
-      const near = stdout.match(/^from the local network: .*$/m)?.[0] ?? "";
+      const near = stdout.match(/^on the local network: .*$/m)?.[0] ?? "";
       if (near) assertMatch(near, RegExp(`//[\\d.]+:${port}$`));
       assertMatch(stdout, /\n(served|answered) 1 [^\n]+\n$/);
     }));

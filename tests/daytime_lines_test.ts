@@ -213,10 +213,10 @@ function words(line: string, ours = "2026-11-23T13:17:05.500Z", trip = 12.3) {
 }
 
 test("daytime says in words how far the clocks are apart, in 80 columns", () => {
-  const here = "that is CLOCK here; ";
+  const here = "CLOCK local time; ";
   const trip = "; round trip 12.3 ms";
   const lines = {
-    [OURS]: `${here}our clocks agree${trip}`,
+    [OURS]: `${here}the clocks agree${trip}`,
     [OURS.replace(":05", ":04")]: `${here}their clock is 1.0 s behind${trip}`,
     [OURS.replace("13:", "14:")]: `${here}their clock is 3600.0 s ahead${trip}`,
     [OURS.replace("23", "21")]: `${here}their clock is 2 days behind${trip}`,
@@ -235,7 +235,7 @@ test("daytime says in words what NIST says of its clock's health", () => {
   const ours = "2026-11-23T13:17:05Z";
   const ill = (digit: number) =>
     words(NIST.replace("00 0 0", `00 0 ${digit}`), ours, 100);
-  const agrees = "that is CLOCK here; our clocks agree; ";
+  const agrees = "CLOCK local time; the clocks agree; ";
   assertEquals(ill(0), `${agrees}round trip 100 ms`);
   assertEquals(ill(1), `${agrees}NIST: up to 5 s off`);
   assertEquals(ill(2), `${agrees}NIST: over 5 s off`);

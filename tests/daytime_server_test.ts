@@ -195,7 +195,10 @@ PYTHON
     const [line, answered] = stdout.split("\n");
     assertMatch(`${line}\n`, LINE);
     assertEquals(answered, "[1024, 50000]");
-    assertMatch(stdout, /\nudp 192\.0\.2\.9:7 not answered: it may be another/);
+    assertMatch(
+      stdout,
+      /\nudp 192\.0\.2\.9:7 not answered: it may be a server/,
+    );
     assertMatch(stdout, /\nserved 0 over TCP, 3 over UDP\n$/);
   },
 });

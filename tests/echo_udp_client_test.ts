@@ -129,7 +129,7 @@ test("the client says 28 when an answer is missing, and passes on others", async
   );
   const lines = [bytes("a\nb\nc\n")];
   const { error, back } = await talking(server, lines, { timeout: 100 });
-  assertFailure(error, 28, /^no answer in 0\.1 s: 1 outstanding$/);
+  assertFailure(error, 28, /^no answer within 0\.1 s: 1 line outstanding$/);
   assertEquals(back, "a\nc\n");
 });
 
@@ -184,7 +184,7 @@ test("the client reads on only as answers come back", async () => {
     for (; lines < 1000; lines++) yield bytes("endless\n");
   };
   const { error } = await talking(server, input(), { timeout: 100 });
-  assertFailure(error, 28, /: 16 outstanding$/);
+  assertFailure(error, 28, /: 16 lines outstanding$/);
   assertEquals(server.received.length, 16);
   assertLess(lines, 100);
 });

@@ -461,15 +461,21 @@ test("echo_udp --seed loses the same ones again, another seed others", async () 
 });
 
 test("echo_udp takes --lose and --seed, and is seen to lose by its client", async () => {
-  const args = ["--host", "127.0.0.1", "--lose", "50", "--seed", "5"];
+  const args = ["--host", "127.0.0.1", "--lose", "50", "--seed", "5", "-v"];
   const summaries: string[] = [];
   for (let i = 0; i < 2; i++) {
     await using server = await serveProcess("echo_udp", args);
     const client = ["127.0.0.1", `${server.port}`, "-c", "40", "-i", "0"];
     const { value, out } = await captured(() => main([...client, "-w", "0.1"]));
     assertEquals(value, 0);
-    const [received] = out.match(/40 sent, (\d+) received/)!;
+    const [received, number] = out.match(/40 sent, (\d+) received/)!;
     summaries.push(received);
+    server.kill();
+    const { stdout, stderr } = await server.finish();
+    const lost = 40 - Number(number);
+    assertMatch(stdout, RegExp(`\nanswered .*, ${lost} lost on purpose\n$`));
+    const shown = stderr.match(/ \* lost on purpose: the answer to 127/g);
+    assertEquals(shown?.length, lost);
   }
   assertEquals(summaries[0], summaries[1]);
   assertNotMatch(summaries[0], / (0|40) received/);

@@ -180,7 +180,7 @@ test("ports are 0 to 65535 or a service's name", () => {
   for (const text of [...bad.split(" "), "", " 80", "80 ", "http "]) {
     assertEquals(failure(() => parsePort(text)), [
       2,
-      `"${text}" is not a port`,
+      `"${text}" is not a port: use 0 to 65535 or a service name`,
     ]);
   }
 });
@@ -249,7 +249,7 @@ test("what is no host is refused, and named", () => {
   for (const word of [...bad.split(" "), ...more]) {
     const [status, message] = failure(() => target(word));
     assertEquals(status, 2, word);
-    assertMatch(message, /is not a (host|port)$/, word);
+    assertMatch(message, /is not a (host$|port: use 0)/, word);
   }
   assertEquals(failure(() => target("a", "1", "2"))[0], 2);
   assertEquals(failure(() => target("a:1", "2"))[0], 2);
@@ -258,7 +258,7 @@ test("what is no host is refused, and named", () => {
 
 test("options that are unknown or another role's are refused by name", () => {
   const read = () => parseArgs(["--prot", "1"], { unknown: refuseUnknown });
-  assertEquals(failure(read), [2, "unknown option --prot: --help lists all"]);
+  assertEquals(failure(read), [2, "unknown option --prot: see --help"]);
   const given = { quiet: false, json: true, host: undefined };
   refuse(given, ["quiet", "host"], "is for others");
   const refusing = () => refuse(given, ["json"], "is for others");
@@ -354,7 +354,7 @@ test("a server says where it listens, and where others reach it", async () => {
   const narrow = await captured(() => said("::1"));
   assertEquals(narrow.out, "listening on udp://[::1]:7\n");
   const wide = await captured(() => said("::"));
-  const near = "(from the local network: udp://[\\d.]+:7\n)?";
+  const near = "(on the local network: udp://[\\d.]+:7\n)?";
   assertMatch(wide.out, RegExp(`^listening on udp://\\[::\\]:7\n${near}$`));
 });
 

@@ -106,7 +106,9 @@ export function main(args: string[]): Promise<number> {
   const script = { name: "compile", usage: USAGE };
   return run(script, () => parse(args), async (options) => {
     const { target = Deno.build.target, _: [word] } = options;
-    if (word !== undefined) throw new Failure(2, `too many words: "${word}"`);
+    if (word !== undefined) {
+      throw new Failure(2, `unexpected argument "${word}"`);
+    }
     if (!TARGETS.includes(target)) {
       const known = TARGETS.join(", ");
       throw new Failure(2, `unknown target ${target}: it is one of ${known}`);

@@ -16,8 +16,8 @@ import * as echoUdp from "../echo_udp.ts";
 import * as httpGet from "../http_get.ts";
 import { Trace } from "../trace.ts";
 import { complain, connect, Failure, formatAddress } from "../utils.ts";
-import { needsUnstableNet, output, reason, refuseUnknown } from "../utils.ts";
-import { run } from "../utils.ts";
+import { needsUnstableNet, openUdp, output, reason } from "../utils.ts";
+import { refuseUnknown, run } from "../utils.ts";
 
 const FREE = { hostname: "127.0.0.1", port: 0 };
 const TEXT = "Bonjour !\n";
@@ -97,10 +97,9 @@ async function talkTcp(to: Deno.NetAddr, signal: AbortSignal): Promise<void> {
   await sendText((options) => echoTcp.talk({ ...options, conn }));
 }
 
-async function talkUdp(to: Deno.NetAddr): Promise<void> {
+async function talkUdp(to: Deno.NetAddr, signal: AbortSignal): Promise<void> {
   const trace = new Trace("echo_udp", 1);
-  const client = Deno.listenDatagram({ ...FREE, transport: "udp" });
-  const socket = trace.datagrams(client, to);
+  const { socket } = await openUdp({ ...to, signal, trace });
   await sendText((options) => echoUdp.talk({ ...options, socket, to }));
 }
 
@@ -132,7 +131,7 @@ function exercises(servers: Servers, signal: AbortSignal): Exercise[] {
     title: "echo over UDP: no handshake, and no end",
     script: "echo_udp",
     args: `-v ${formatAddress(udp)}`,
-    run: () => talkUdp(udp),
+    run: () => talkUdp(udp, signal),
   }];
 }
 

@@ -26,7 +26,7 @@ const VARIES: [RegExp, string][] = [
   [/(LOOPBACK[: ]|port )[3-6]\d{4}\b/g, "$1PORT"],
   [/(0\.0\.0\.0:)[3-6]\d{4}\b/g, "$1PORT"],
   [/(resolved localhost to LOOPBACK)(, LOOPBACK)+/g, "$1"],
-  [/\d\d:\d\d:\d\d(?= here)/g, "CLOCK"],
+  [/\d\d:\d\d:\d\d(?= local time)/g, "CLOCK"],
   [/(LISTEN\s+0\s+)\d+/g, "$1MANY"],
   [/[ \t]+/g, " "],
   [/ +$/gm, ""],

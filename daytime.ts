@@ -16,12 +16,13 @@
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, accept, announce, connect, counted, delay } from "./utils.ts";
 import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
-import { limited, listen, type Log, log, needsUnstableNet } from "./utils.ts";
+import { limited, listen, listenUdp, type Log, log } from "./utils.ts";
 import { openUdp, output, parsePort, parseSeconds } from "./utils.ts";
 import { parseTarget, reason, refuse, refuseUnknown, run } from "./utils.ts";
 import { type Target, timeLimit, type Trace, writeAll } from "./utils.ts";
 
-const PORT = 1313; // RFC 867 says 13, which needs more rights
+const DAYTIME = 13; // the port of RFC 867
+const PORT = 1313; // ours: ports below 1024 need more rights
 const LONGEST = 512; // bytes of an answer; it should be a line
 const DAY = 86_400_000; // milliseconds
 const encoder = new TextEncoder();
@@ -59,7 +60,7 @@ export async function daytimeUdp(
   let receiving: Promise<Uint8Array> | undefined;
   for (;; wait = Math.min(2 * wait, 60_000)) {
     await socket.send(new Uint8Array(), server); // empty, and still a question
-    receiving ??= receive(); // one goes on through all the waits
+    receiving ??= receive(); // a second one could take the answer
     // Nobody tells us that a datagram was lost: there is only silence.
     const answer = await Promise.race([receiving, delay(wait)]);
     if (answer) return answer;
@@ -88,15 +89,16 @@ export interface Reading {
 
 const CLOCK = String.raw`(?<clock>(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)`;
 // The zones of RFC 5322: other names have several meanings, or none.
-const ZONE = String.raw`(?<zone>Z|UTC?|GMT|[ECMP][SD]T|[+-][0-2]\d:?[0-5]\d)`;
+const ZONE = String
+  .raw`(?<zone>Z|UTC?|GMT|[ECMP][SD]T|[+-](0\d|1[0-4]):?[0-5]\d)`;
 const LONG = MONTHS.join("|");
 const SHORT = MONTHS.map((name) => name.slice(0, 3)).join("|");
 // RFC 867 suggests two formats: "Monday, November 23, 2026 13:17:05-UTC" and
 // "23 NOV 26 13:17:05 UTC", in front of which mail puts the day of the week.
+const YEAR = String.raw`(?<year>([12]\d)?\d\d)`;
 const FORMATS = [
   String.raw`[a-z]+day, (?<month>${LONG}) (?<day>\d\d?), (?<year>[12]\d{3})`,
-  String
-    .raw`([a-z]+, )?(?<day>\d\d?) (?<month>${SHORT}) (?<year>([12]\d)?\d\d)`,
+  String.raw`([a-z]+, )?(?<day>\d\d?) (?<month>${SHORT}) ${YEAR}`,
 ].map((date) => RegExp(`^${date} ${CLOCK}[ -]?${ZONE}$`, "i"));
 // "61367 26-11-23 13:17:05 00 0 0  50.0 UTC(NIST) *"
 const NIST = RegExp(
@@ -119,7 +121,8 @@ export function parseDaytime(text: string): Reading {
 function readNist({ date, clock, ...rest }: Groups): Reading {
   const numbers = Object.entries(rest).map(([name, n]) => [name, Number(n)]);
   const nist: Record<string, number> = Object.fromEntries(numbers);
-  // The date lacks its century: the number of the day, from 1858 on, has it.
+  // The date lacks its century. The Modified Julian Date has it: it counts the
+  // days from 1858 on, and was 40,587 when 1970 began.
   const full = new Date((nist.mjd - 40_587) * DAY).toJSON().slice(0, 10);
   const time = full.endsWith(date) ? `${full}T${clock}.000Z` : null;
   return { time, nist };
@@ -145,7 +148,7 @@ export interface Exchange {
 async function askTcp(target: Target): Promise<Exchange> {
   using socket = await connect(target);
   const conn = target.trace ? target.trace.stream(socket) : socket;
-  const asked = performance.now(); // connecting is the question
+  const asked = performance.now(); // connecting was the question
   let answered = 0;
   const read = async (buffer: Uint8Array) => {
     const length = await conn.read(buffer);
@@ -177,8 +180,7 @@ async function askUdp(target: Target, wait: number): Promise<Exchange> {
   }
 }
 
-// "cannot connect to 127.0.0.1:13: connection refused": by this machine.
-const REFUSED = / (localhost|127\.\S+|\[::1?\]|0\.0\.0\.0):13: .* refused$/;
+const LOCAL = /^(localhost|127\..*|::1?|0\.0\.0\.0)$/; // this machine
 
 /**
  * Asks a daytime server, for so many milliseconds. Throws a {@linkcode Failure}
@@ -194,9 +196,10 @@ export async function ask(
   const wait = isNist ? 4000 : Math.min(1000, timeout / 5); // NIST wants 4 s
   const asking = udp ? askUdp(limit, wait) : askTcp(limit);
   const exchange = await asking.catch((error) => {
-    const where = `try port ${PORT}, where daytime --serve listens`;
-    const isOurs = REFUSED.test(error.message);
-    if (isOurs) throw new Failure(7, `${error.message}: ${where}`, error);
+    const hint = `try port ${PORT}, where daytime --serve listens`;
+    const isOurs = target.port === DAYTIME && LOCAL.test(target.hostname);
+    const isRefused = error instanceof Failure && error.status === 7;
+    if (isOurs && isRefused) throw new Failure(7, `${error.message}: ${hint}`);
     if (error instanceof Failure) throw error;
     const what = udp ? "answer" : "complete answer";
     const late = `no ${what} from ${server} in ${timeout / 1000} s`;
@@ -225,13 +228,13 @@ export function interpret(server: string, exchange: Exchange) {
   const ours = performance.timeOrigin + exchange.answered;
   const way = trip / 2; // it took about so long to come here
   const offset = Math.round(theirs + way - ours) || 0; // not -0
-  const offsetMs = isNaN(theirs) ? null : offset; // theirs minus ours
+  const offsetMs = time === null ? null : offset; // theirs minus ours
   const roundTripMs = Number(trip.toFixed(2));
   const who = { server, address, port, transport };
   return { ...who, text, time, offsetMs, roundTripMs, nist };
 }
 
-// What NIST's digits from 1 mean.
+// What NIST's digits for its health mean, from 1 on.
 const HEALTH = ["up to 5 s off", "over 5 s off", "faulty", "in maintenance"];
 
 /** Puts an answer in words for people, within 80 columns. */
@@ -243,7 +246,7 @@ export function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
   const seconds = `${(apart / 1000).toFixed(nist ? 3 : 1)} s`;
   const far = apart < DAY ? seconds : counted(Math.round(apart / DAY), "day");
   const side = offsetMs < 0 ? "behind" : "ahead";
-  const isNear = apart <= (nist ? 0 : 500) + roundTripMs / 2; // as can be told
+  const isNear = apart <= (nist ? 0 : 500) + roundTripMs / 2; // or nearer
   const differ = `their clock is ${far} ${side}`;
   const clocks = isNear ? "the clocks agree" : differ;
   const ill = nist?.health && (HEALTH[nist.health - 1] ?? "not healthy");
@@ -254,7 +257,7 @@ export function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
 /** Writes the line to a client. Returns what the log says of it. */
 async function tell(conn: Deno.TcpConn, trace?: Trace): Promise<string> {
   const who = formatAddress(conn.remoteAddr);
-  const stream = trace?.serve(conn, who) ?? conn;
+  const stream = trace?.accepted(conn, who) ?? conn;
   const started = performance.now();
   const timer = setTimeout(() => conn[Symbol.dispose](), 1000);
   let sent = 0;
@@ -273,10 +276,10 @@ async function tell(conn: Deno.TcpConn, trace?: Trace): Promise<string> {
   clearTimeout(timer);
   conn[Symbol.dispose]();
   trace?.event(`${who} closed`);
-  return `tcp ${who} ${counted(sent, "byte")} in ${since(started)}${failure}`;
+  return `tcp ${who} ${counted(sent, "byte")} in ${elapsed(started)}${failure}`;
 }
 
-function since(started: number): string {
+function elapsed(started: number): string {
   return `${((performance.now() - started) / 1000).toFixed(3)} s`;
 }
 
@@ -301,7 +304,7 @@ async function reply(
       const line = encoder.encode(formatDaytime());
       const sent = await socket.send(line, from);
       total.datagrams++;
-      log(`${who} ${counted(sent, "byte")} in ${since(started)}`);
+      log(`${who} ${counted(sent, "byte")} in ${elapsed(started)}`);
     } catch (error) {
       if (isClosed(error)) return;
       warn(`cannot answer: ${reason(error)}`); // the socket is still good
@@ -336,15 +339,16 @@ export async function serve(
   acceptAll();
   reply(trace?.datagrams(socket) ?? socket, listener.addr.port, log, total);
   await aborted(signal).catch(() => {});
-  await delay(50); // those in line are served still
-  listener.close();
+  // Whoever the system has connected already is accepted and served.
+  await delay(50);
+  listener.close(); // which ends `acceptAll`
   const end = performance.now() + 5000;
   let before = -1;
   while ((open > 0 || before < total.datagrams) && performance.now() < end) {
     before = total.datagrams;
     await delay(50);
   }
-  socket.close();
+  socket.close(); // which ends `reply`
   return total;
 }
 
@@ -352,10 +356,8 @@ export async function serve(
 function openPort(port: number, host?: string) {
   for (let tries = 1;; tries++) {
     const listener = listen((at) => Deno.listen(at), port, host);
-    const openUdp = (at: { hostname: string; port: number }) =>
-      Deno.listenDatagram({ transport: "udp", ...at });
     try {
-      return { listener, socket: listen(openUdp, listener.addr.port, host) };
+      return { listener, socket: listenUdp(listener.addr.port, host) };
     } catch (error) {
       listener.close();
       if (port !== 0 || tries === 10) throw error;
@@ -380,7 +382,7 @@ usage: daytime [options] [HOST [PORT]]  ask a server (time.nist.gov, port 13)
   -v, --verbose              show what crosses the wire (-vv: every byte)
   -h, --help, -V, --version  print this text, or the version
 
-examples: daytime                       the time in Boulder, Colorado
+examples: daytime                       the time in UTC, from NIST
           daytime --serve               be a server on port 1313
           daytime -u -v localhost 1313  ask it over UDP, and see how
 `;
@@ -412,12 +414,11 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const { quiet, host, _: [word] } = options;
   if (word) throw new Failure(2, `--serve takes no HOST: "${word}"`);
   const port = parsePort(options.port ?? `${PORT}`);
-  needsUnstableNet("UDP");
   const { listener, socket } = openPort(port, host);
   await announce(listener.addr, quiet);
   if (!quiet) await announce(socket.addr as Deno.NetAddr, quiet);
-  const logging = quiet ? undefined : limited(log);
-  const total = await serve({ listener, socket, signal, trace, log: logging });
+  const lineLog = quiet ? undefined : limited(log);
+  const total = await serve({ listener, socket, signal, trace, log: lineLog });
   if (quiet) return;
   log(`served ${total.connections} over TCP, ${total.datagrams} over UDP`);
 }
@@ -427,7 +428,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const { udp, json, raw, _: words } = options;
   if (json && raw) throw new Failure(2, "--json and --raw cannot be combined");
   const given = words.length > 0 ? words : ["time.nist.gov"];
-  const target = parseTarget({ ...options, _: given }, 13);
+  const target = parseTarget({ ...options, _: given }, DAYTIME);
   const timeout = parseSeconds(options, "timeout", 5) || Infinity;
   const exchange = await ask({ ...target, udp, timeout, signal, trace });
   const answer = interpret(target.hostname, exchange);

@@ -25,6 +25,7 @@ import { timeLimit, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip
+const LONGEST = 2 ** 31 - 1; // milliseconds that a timer can take
 
 /** The protocol: sends back what arrives, until the peer half-closes. */
 export async function echo(
@@ -44,23 +45,23 @@ export async function echo(
   }
 }
 
-/** A connection being served. It counts the bytes that go back. */
+/** A connection being served: `echo` uses it as one, and it counts bytes. */
 class Session {
   bytes = 0;
   isWriting = false;
-  readonly started = Math.floor(performance.now());
+  readonly started = performance.now();
   moved = this.started; // when bytes last went back
-  ending = ""; // why the server closed it, if it did
+  ending = ""; // why it ended, unless the client was content
 
   constructor(readonly conn: Deno.TcpConn, readonly trace?: Trace) {}
 
-  /** Runs the protocol to its end. */
+  /** Runs the protocol to its end. Not async: it would cost memory. */
   run(): Promise<void> {
     try {
       this.conn.setNoDelay(true); // answers do not wait for more to send
       this.conn.setKeepAlive(true); // probes notice a peer that vanished
       if (!this.trace) return echo(this);
-      const stream = this.trace.serve(this, this.peer);
+      const stream = this.trace.accepted(this, this.peer);
       return echo(stream).finally(() => stream.close());
     } catch (error) { // the client is gone already
       return Promise.reject(error);
@@ -80,10 +81,7 @@ class Session {
     return length;
   }
 
-  closeWrite(): Promise<void> {
-    return this.conn.closeWrite();
-  }
-
+  /** Closes it. It may be closed already. */
   close(ending = ""): void {
     this.ending ||= ending;
     if (ending) this.trace?.event(`${this.peer} ${ending}`);
@@ -119,13 +117,12 @@ export interface ServeOptions {
  * Serves all connections side by side until the signal aborts. Returns how
  * many there were, and how many bytes went back.
  */
-export async function serve(
-  { listener, signal, log = () => {}, trace, ...limits }: ServeOptions,
-): Promise<{ connections: number; bytes: number }> {
-  const { maxConnections = Infinity, idleTimeout = Infinity } = limits;
+export async function serve(options: ServeOptions) {
+  const { listener, signal, log = () => {}, trace } = options;
+  const { maxConnections = Infinity, idleTimeout = Infinity } = options;
   const sessions = new Set<Session>();
   const total = { connections: 0, bytes: 0 };
-  let place = Promise.withResolvers<void>(); // resolved when one is free
+  let placeFree = Promise.withResolvers<void>(); // while all are taken
 
   function begin(conn: Deno.TcpConn): void {
     const session = new Session(conn, trace);
@@ -133,7 +130,7 @@ export async function serve(
       sessions.delete(session);
       total.bytes += session.bytes;
       log(session.end(error));
-      place.resolve();
+      placeFree.resolve();
     };
     sessions.add(session);
     total.connections++;
@@ -141,17 +138,18 @@ export async function serve(
   }
 
   aborted(signal).catch(() => {
-    place.resolve();
-    setTimeout(() => listener.close(), 50); // those in line get in
+    placeFree.resolve();
+    // Whoever the system has connected already is accepted and served.
+    setTimeout(() => listener.close(), 50);
   });
-  const pause = Math.min(idleTimeout / 4, 1e9);
+  const pause = Math.min(idleTimeout / 4, LONGEST);
   const sweep = setInterval(() => closeIdle(sessions, idleTimeout), pause);
   let conn: Deno.TcpConn | undefined;
   while ((conn = await accept(listener, log))) {
     begin(conn);
     while (sessions.size >= maxConnections && !signal.aborted) {
-      place = Promise.withResolvers();
-      await place.promise;
+      placeFree = Promise.withResolvers();
+      await placeFree.promise;
     }
   }
   clearInterval(sweep);
@@ -180,19 +178,22 @@ async function drain(sessions: Set<Session>): Promise<void> {
   }
 }
 
+type Peer = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
+
 /** What {@linkcode talk} is told. `timeout` is milliseconds. */
 export interface TalkOptions {
-  conn: Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
+  conn: Peer;
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   timeout: number;
 }
 
-/** What is under way between {@linkcode send} and {@linkcode receive}. */
-interface Exchange {
-  owed: number; // bytes that have not come back
-  isSent: boolean; // the whole input
-  since: number; // when the wait for the server began; Infinity: no wait
+/** What {@linkcode send} and {@linkcode receive} tell each other. */
+class Exchange {
+  owed = 0; // bytes that have not come back
+  isSent = false; // the whole input
+  isReading = false; // else the output is slow, and not the server
+  since = 0; // when the server last gave bytes, or was sent some
 }
 
 /**
@@ -202,12 +203,15 @@ interface Exchange {
  */
 export async function talk(options: TalkOptions): Promise<void> {
   const { conn, timeout } = options;
-  const exchange: Exchange = { owed: 0, isSent: false, since: Infinity };
+  const exchange = new Exchange();
   let isLate = false;
   const watch = setInterval(() => {
-    const isWaiting = exchange.owed > 0 || exchange.isSent;
-    isLate = isWaiting && performance.now() - exchange.since > timeout;
-    if (isLate) conn.close();
+    const { owed, isSent, isReading, since } = exchange;
+    const isWaiting = isReading && (owed > 0 || isSent);
+    if (!isWaiting || performance.now() - since <= timeout) return;
+    isLate = true;
+    clearInterval(watch);
+    conn.close();
   }, 50);
   try {
     await Promise.all([receive(options, exchange), send(options, exchange)]);
@@ -234,27 +238,29 @@ async function send({ conn, input }: TalkOptions, exchange: Exchange) {
 async function receive({ conn, output }: TalkOptions, exchange: Exchange) {
   const buffer = new Uint8Array(65_536);
   for (;;) {
+    exchange.isReading = true;
+    exchange.since = performance.now();
     const length = await conn.read(buffer);
+    exchange.isReading = false;
     if (length === null) break;
     exchange.owed -= length;
-    exchange.since = Infinity; // slow output is not the server's fault
     await output(buffer.subarray(0, length));
-    exchange.since = performance.now();
   }
-  const missing = counted(exchange.owed, "byte");
-  const early = exchange.isSent ? `${missing} came back` : "the input ended";
-  const isWhole = exchange.isSent && exchange.owed <= 0;
-  if (!isWhole) throw new Failure(18, `the server closed before ${early}`);
+  const { isSent, owed } = exchange;
+  if (isSent && owed <= 0) return;
+  const missing = `${counted(owed, "byte")} did not come back`;
+  const why = isSent ? missing : "the input has not ended";
+  throw new Failure(18, `the server closed, but ${why}`);
 }
 
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
 export interface PingOptions {
-  conn: Pick<Deno.Conn, "read" | "write" | "close">;
+  conn: Peer;
   count: number;
   size: number;
   interval: number;
   timeout: number;
-  trips: RoundTrips; // are counted, also if it ends early
+  trips: RoundTrips; // are added here, also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
 
@@ -265,27 +271,22 @@ export interface PingOptions {
 export async function ping(
   { conn, count, size, interval, timeout, trips, log }: PingOptions,
 ): Promise<void> {
-  await delay(0); // the first timer takes milliseconds of its own
   for (let seq = 1; seq <= count; seq++) {
-    // No two messages in a row are alike.
+    // Printable, and no two in a row alike: bytes cannot come back early.
     const message = new Uint8Array(size).map((_, i) => 33 + (seq + i) % 94);
     trips.sent++;
     const milliseconds = await roundTrip(conn, message, timeout);
     trips.times.push(milliseconds);
     await log(seq, milliseconds);
-    if (seq < count) await delay(interval - milliseconds);
+    if (seq < count) await delay(Math.max(0, interval - milliseconds));
   }
   conn.close();
 }
 
 /** Sends a message, and returns how long it took to come back. */
-async function roundTrip(
-  conn: Pick<Deno.Conn, "read" | "write" | "close">,
-  message: Uint8Array,
-  timeout: number,
-): Promise<number> {
+async function roundTrip(conn: Peer, message: Uint8Array, timeout: number) {
   const answer = new Uint8Array(message.length);
-  const receive = async () => {
+  const readAnswer = async () => {
     let received = 0;
     while (received < answer.length) {
       const length = await conn.read(answer.subarray(received));
@@ -297,11 +298,11 @@ async function roundTrip(
   const timer = setTimeout(() => {
     isLate = true;
     conn.close();
-  }, Math.min(timeout, 1e9));
+  }, Math.min(timeout, LONGEST));
   const started = performance.now();
   try {
     // Read while writing: else both sides fill up and wait for each other.
-    await Promise.all([writeAll(conn, message), receive()]);
+    await Promise.all([writeAll(conn, message), readAnswer()]);
   } catch (error) {
     if (isLate) throw new Failure(28, `no answer within ${timeout / 1000} s`);
     throw error;
@@ -325,9 +326,9 @@ usage: echo_tcp [options]              be the server
       --reuse-port            share the port between processes
   -q, --quiet                 print only the first line
   -c, --count N               client: measure N round trips
-  -s, --size BYTES            bytes in each (64)
-  -i, --interval SECONDS      time between them (1)
-      --json                  print their summary as one JSON object
+  -s, --size BYTES            with -c: bytes in each (64)
+  -i, --interval SECONDS      with -c: time between them (1)
+      --json                  with -c: print the summary as a JSON object
   -w, --timeout SECONDS       wait this long for an answer (5; 0: forever)
       --diagram FILE          draw the exchange into a Markdown file
   -4, -6                      use IPv4 or IPv6 only
@@ -366,15 +367,16 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const { quiet, host, "reuse-port": reusePort } = options;
   const port = parsePort(options.port ?? `${PORT}`);
   const most = parseNumber(options, "max-connections", 0, [0, 1e6]);
-  const idle = parseSeconds(options, "idle-timeout") || Infinity;
+  const maxConnections = most || Infinity;
+  const idleTimeout = parseSeconds(options, "idle-timeout") || Infinity;
   if (reusePort) needsUnstableNet("--reuse-port");
   // The backlog is how many may wait to be accepted.
   const more = { reusePort, tcpBacklog: 4096 };
   const listener = listen((at) => Deno.listen({ ...at, ...more }), port, host);
   await announce(listener.addr, quiet);
-  const limits = { maxConnections: most || Infinity, idleTimeout: idle };
-  const lines = quiet ? undefined : limited(log);
-  const total = await serve({ listener, signal, trace, ...limits, log: lines });
+  const lineLog = quiet ? undefined : limited(log);
+  const limits = { maxConnections, idleTimeout, log: lineLog };
+  const total = await serve({ listener, signal, trace, ...limits });
   if (quiet) return;
   const connections = counted(total.connections, "connection");
   log(`served ${connections}, ${counted(total.bytes, "byte")}`);
@@ -405,7 +407,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false;
+  if (trace) trace.quotes = false; // what is sent says nothing
   const rest = { interval, timeout, trips, log: show };
   try {
     const pinging = ping({ conn, count, size, ...rest });

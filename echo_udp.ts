@@ -17,8 +17,8 @@
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, announce, counted, delay, Failure } from "./utils.ts";
-import { formatAddress, isSuspect, limited, listen } from "./utils.ts";
-import { type Log, log, needsUnstableNet, openUdp, output } from "./utils.ts";
+import { formatAddress, isSuspect, limited, listenUdp } from "./utils.ts";
+import { type Log, log, openUdp, output } from "./utils.ts";
 import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
 import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
 import { type Socket, timeLimit, type Trace } from "./utils.ts";
@@ -30,7 +30,7 @@ const LARGEST = 65_507; // bytes of payload in an IPv4 packet
 export async function echo(
   socket: Pick<Deno.DatagramConn, "receive" | "send">,
 ): Promise<void> {
-  const buffer = new Uint8Array(65_535); // a longer datagram would be cut off
+  const buffer = new Uint8Array(65_535); // no datagram is longer
   for (;;) {
     try {
       const [datagram, sender] = await socket.receive(buffer);
@@ -65,40 +65,36 @@ class Count {
   }
 }
 
-/** The socket being served. It counts the datagrams that go back. */
+/** The server's socket, as `echo` sees it. It decides who is answered. */
 class Session {
   readonly total = new Count();
   readonly #peers = new Map<string, Count>();
-  readonly #socket: Socket;
   readonly #ownPort: number;
   readonly #draw: () => number;
   readonly #warn: Log;
 
-  constructor(readonly options: ServeOptions) {
-    const { socket, seed = 0, log = () => {}, trace } = options;
-    this.#socket = trace ? trace.datagrams(socket) : socket;
-    this.#ownPort = (socket.addr as Deno.NetAddr).port;
+  constructor(readonly socket: Socket, readonly options: ServeOptions) {
+    const { seed = 0, log = () => {} } = options;
+    this.#ownPort = (options.socket.addr as Deno.NetAddr).port;
     this.#draw = random(seed);
     this.#warn = limited(log, 1); // a line a second
   }
 
   receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
-    return this.#socket.receive(buffer);
+    return this.socket.receive(buffer);
   }
 
-  /** Sends an answer, or acts as if it had been lost on the way. */
-  send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
-    const peer = to as Deno.NetAddr;
-    if (!this.#isAnswered(peer)) return Promise.resolve(datagram.length);
-    const sending = this.#socket.send(datagram, to);
-    sending.then((length) => this.#count(length, peer), (error) => {
+  /** Sends an answer. Returns 0 if the sender gets none. */
+  async send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
+    if (!this.#isAnswered(to as Deno.NetAddr)) return 0;
+    try {
+      const length = await this.socket.send(datagram, to);
+      this.#count(length, to as Deno.NetAddr);
+      return length;
+    } catch (error) {
       this.#warn(`cannot answer: ${reason(error)}`);
-    });
-    return sending;
-  }
-
-  close(): void {
-    this.#socket.close();
+      throw error;
+    }
   }
 
   #isAnswered(peer: Deno.NetAddr): boolean {
@@ -119,17 +115,18 @@ class Session {
     const who = formatAddress(to);
     const peer = this.#peers.get(who) ?? new Count();
     peer.add(length);
+    if (peer.datagrams > 1) return; // it is listed already
     // Senders can be forged without end, so only 100 are listed.
     if (this.#peers.size < 100) this.#peers.set(who, peer);
-    else if (peer.datagrams === 1) this.#warn("not all peers are listed");
+    else this.#warn("not all peers are listed");
   }
 
-  /** Logs peers that were silent for so long: UDP knows no other end. */
-  logSilent(milliseconds: number): void {
+  /** Logs peers that were silent for so long, and each minute the others. */
+  logPeers(silence: number): void {
     const now = performance.now();
     for (const [who, peer] of this.#peers) {
       const { started, moved } = peer;
-      const isBusy = now - moved < milliseconds && now - started < 60_000;
+      const isBusy = now - moved < silence && now - started < 60_000;
       if (isBusy) continue;
       this.#peers.delete(who);
       const seconds = ((moved - started) / 1000).toFixed(3);
@@ -138,8 +135,8 @@ class Session {
   }
 }
 
-/** Lehmer's generator: numbers from 0 to 1, the same ones for a seed. */
-function random(seed: number): () => number {
+/** Lehmer's generator: from 0 to 1; the same seed gives the same numbers. */
+export function random(seed: number): () => number {
   let state = 1 + seed * 48_271;
   return () => {
     state = (state * 48_271) % 2_147_483_647;
@@ -159,28 +156,28 @@ export interface ServeOptions {
 
 /** Serves all peers until the signal aborts. Returns what went back. */
 export async function serve(options: ServeOptions): Promise<Count> {
-  const { signal } = options;
-  const session = new Session(options);
-  const sweep = setInterval(() => session.logSilent(3000), 1000);
+  const { signal, trace } = options;
+  const socket = trace?.datagrams(options.socket) ?? options.socket;
+  const session = new Session(socket, options);
+  const { total } = session;
+  const sweep = setInterval(() => session.logPeers(3000), 1000);
+  const end = aborted(signal).catch(() => drain(total));
   try {
-    await Promise.race([echo(session), aborted(signal)]);
-  } catch (error) {
-    if (!signal.aborted) throw error;
-    await drain(session);
+    await Promise.race([echo(session), end]);
   } finally {
     clearInterval(sweep);
-    session.close();
-    session.logSilent(0);
+    socket.close();
+    session.logPeers(0);
   }
-  return session.total;
+  return total;
 }
 
 /** Waits until nothing more is answered, for at most 5 s. */
-async function drain({ total }: Session): Promise<void> {
-  const started = performance.now();
-  let seen = -1;
-  while (seen < total.datagrams && performance.now() - started < 5000) {
-    seen = total.datagrams;
+async function drain(total: Count): Promise<void> {
+  const end = performance.now() + 5000;
+  let before = -1;
+  while (before < total.datagrams && performance.now() < end) {
+    before = total.datagrams;
     await delay(50);
   }
 }
@@ -198,19 +195,19 @@ export interface TalkOptions extends Asking {
   timeout: number;
 }
 
-/** What is under way between {@linkcode send} and {@linkcode receive}. */
+/** What {@linkcode send} and {@linkcode receive} tell each other. */
 class Exchange {
   readonly owed: Uint8Array[] = []; // lines that have not come back
   since = Infinity; // when the wait for the server began
   returned = 0;
   damaged = 0;
-  change = Promise.withResolvers<void>();
+  change = Promise.withResolvers<void>(); // until a line comes back
 }
 
 /**
  * The client: sends each line of the input, and passes on what comes back,
- * until all has. Throws a {@linkcode Failure} of 28 if a line does not come
- * back in time, of 8 if all that came was changed, or of 56.
+ * until all has. Throws a {@linkcode Failure}: 28 if nothing more comes back
+ * in time, 8 if all that came was changed, 56 if a line cannot be sent.
  */
 export async function talk(options: TalkOptions): Promise<void> {
   const { socket, timeout } = options;
@@ -220,7 +217,8 @@ export async function talk(options: TalkOptions): Promise<void> {
     const { owed, since, returned, damaged } = exchange;
     if (owed.length === 0 || performance.now() - since < timeout) return;
     const isDamaged = damaged > 0 && returned === 0;
-    const what = isDamaged ? "only damaged answers" : "no answer";
+    const answers = returned > 0 ? "no more answers" : "no answer";
+    const what = isDamaged ? "only damaged answers" : answers;
     const left = `${counted(owed.length, "line")} outstanding`;
     const message = `${what} within ${timeout / 1000} s: ${left}`;
     late.reject(new Failure(isDamaged ? 8 : 28, message));
@@ -255,7 +253,7 @@ async function receive(options: TalkOptions, exchange: Exchange) {
     else exchange.since = Infinity; // slow output is not the server's fault
     await options.output(answer);
     if (index < 0) continue;
-    owed.splice(index, 1);
+    owed.splice(index, 1); // only now: `send` ends when nothing is owed
     exchange.returned++;
     exchange.since = performance.now();
     exchange.change.resolve();
@@ -298,7 +296,7 @@ async function* answers({ socket, to }: Asking) {
       const from = formatAddress(sender as Deno.NetAddr);
       if (from === formatAddress(to)) yield datagram;
     } catch (error) {
-      // Windows says that nobody listens there. Somebody may start to.
+      // Windows reports that nobody listens there. Somebody may start to.
       if (!(error instanceof Deno.errors.ConnectionReset)) throw error;
     }
   }
@@ -312,23 +310,24 @@ function isSame(one: Uint8Array, two: Uint8Array): boolean {
 export interface PingOptions extends Asking {
   count: number;
   size: number; // at least the 4 of the sequence number
-  interval: number; // 0: the next one follows the answer
+  interval: number; // 0: the next one follows the answer, or 10 ms
   timeout: number;
   signal: AbortSignal;
-  trips: RoundTrips; // are counted, also if it ends early
+  trips: RoundTrips; // are added here, also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
 
 /**
- * Measures round trips, without waiting for one before the next. Throws a
- * {@linkcode Failure} of 28 if nothing comes back, of 8 if all that comes was
- * changed, or of 56 if something could not be sent.
+ * Measures round trips. The next one does not wait for an answer to the last.
+ * Throws a {@linkcode Failure}: 28 if nothing comes back, 8 if all that comes
+ * was changed, 56 if something cannot be sent.
  */
 export async function ping(options: PingOptions): Promise<void> {
   const { socket, to, signal, trips } = options;
   const flight = new Flight(options);
   try {
-    await Promise.race([flight.send(), flight.receive(), aborted(signal)]);
+    const both = [flight.send(), flight.receive()];
+    await Promise.race([...both, flight.failed.promise, aborted(signal)]);
   } finally {
     socket.close();
   }
@@ -343,13 +342,14 @@ class Flight {
   readonly #returned = new Set<number>();
   #highest = 0;
   #answer = Promise.withResolvers<void>();
+  #logged = Promise.resolve();
+  readonly failed = Promise.withResolvers<never>(); // to log
 
   constructor(readonly options: PingOptions) {}
 
   async send(): Promise<void> {
     const { count, size, trips, timeout, signal } = this.options;
     const failures: unknown[] = [];
-    await delay(0); // the first timer takes milliseconds of its own
     for (let seq = 1; seq <= count && !signal.aborted; seq++) {
       if (seq > 1) await this.#pause();
       this.#answer = Promise.withResolvers();
@@ -363,6 +363,7 @@ class Flight {
     while (trips.times.length < expected && performance.now() < end) {
       await delay(10);
     }
+    await this.#logged;
     if (failures.length > 0) throw failures[0];
   }
 
@@ -377,18 +378,20 @@ class Flight {
     for await (const answer of answers(this.options)) {
       const now = performance.now();
       const view = new DataView(answer.buffer, answer.byteOffset);
-      const seq = answer.length < 4 ? 0 : view.getUint32(0);
+      const seq = answer.length < 4 ? 0 : view.getUint32(0); // 0 is not sent
       const milliseconds = now - this.#sent[seq];
       const oddity = this.#judge(answer, seq, milliseconds);
       if (oddity) trips.odd[oddity] = (trips.odd[oddity] ?? 0) + 1;
       if (oddity && oddity !== "reordered") continue;
-      await log(seq, milliseconds);
       trips.times.push(milliseconds);
       this.#answer.resolve();
+      // Nothing waits for the log: slow output is not a slow server.
+      this.#logged = this.#logged.then(() => log(seq, milliseconds));
+      this.#logged.catch(this.failed.reject);
     }
   }
 
-  /** Says what is odd about an answer, if anything. */
+  /** Files an answer. Returns what is odd about it, if anything. */
   #judge(answer: Uint8Array, seq: number, milliseconds: number): string {
     const { size, timeout } = this.options;
     const isKnown = seq in this.#sent;
@@ -404,7 +407,7 @@ class Flight {
 
 /** A datagram that begins with its sequence number. */
 function probe(seq: number, size: number): Uint8Array {
-  const bytes = new Uint8Array(size).map((_, i) => 33 + i % 94);
+  const bytes = new Uint8Array(size).map((_, i) => 33 + i % 94); // printable
   new DataView(bytes.buffer).setUint32(0, seq);
   return bytes;
 }
@@ -420,9 +423,9 @@ usage: echo_udp [options]              be the server
       --seed N                make the losses repeatable
   -q, --quiet                 print only the first line
   -c, --count N               client: measure N round trips
-  -s, --size BYTES            bytes in each, 4 to 65507 (64)
-  -i, --interval SECONDS      time between them (1; 0: as fast as they return)
-      --json                  print their summary as one JSON object
+  -s, --size BYTES            with -c: bytes in each, 4 to 65507 (64)
+  -i, --interval SECONDS      with -c: time between them (1; 0: none)
+      --json                  with -c: print the summary as a JSON object
   -w, --timeout SECONDS       wait this long for an answer (5; 0: forever)
       --diagram FILE          draw the exchange into a Markdown file
   -4, -6                      use IPv4 or IPv6 only
@@ -462,16 +465,13 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const { quiet, host } = options;
   const port = parsePort(options.port ?? `${PORT}`);
   const lose = parseNumber(options, "lose", 0, [0, 100]);
-  const any = Math.floor(1e6 * Math.random());
-  const seed = parseNumber(options, "seed", any, [0, 1e6]);
-  needsUnstableNet("UDP");
-  const udp = { transport: "udp" } as const;
-  const bind = (at: { hostname: string; port: number }) =>
-    Deno.listenDatagram({ ...at, ...udp });
-  const socket = listen(bind, port, host);
+  const chance = Math.floor(1e6 * Math.random());
+  const seed = parseNumber(options, "seed", chance, [0, 1e6]);
+  const socket = listenUdp(port, host);
   await announce(socket.addr as Deno.NetAddr, quiet);
-  const lines = quiet ? undefined : limited(log);
-  const total = await serve({ socket, signal, lose, seed, log: lines, trace });
+  const lineLog = quiet ? undefined : limited(log);
+  const rest = { lose, seed, log: lineLog, trace };
+  const total = await serve({ socket, signal, ...rest });
   if (!quiet) log(`answered ${total}`);
 }
 
@@ -499,7 +499,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false;
+  if (trace) trace.quotes = false; // what is sent says nothing
   const rest = { interval, timeout, signal, trips, log: show };
   try {
     await ping({ socket, to, count, size, ...rest });

@@ -12,11 +12,20 @@ import { printable, reason, type Socket } from "./utils.ts";
 
 /** A connection, as far as the protocols need it. */
 export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
+/** The same of a server, which may never half-close. */
+type Served = Omit<Stream, "closeWrite"> & Partial<Stream>;
 /** `*` is the socket's life, `>` was sent, `<` was received. */
 type Mark = "*" | ">" | "<";
+/** Mermaid's arrows: bytes of a stream, a datagram, an inferred segment. */
+type Arrow = "->>" | "-)" | "-->>";
 
-const COLORS = { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
 const TERM = { name: "env", variable: "TERM" } as const;
+const isDumb = Deno.permissions.querySync(TERM).state === "granted" &&
+  Deno.env.get("TERM") === "dumb"; // a terminal without colors
+const COLORS = isDumb
+  ? { "*": "", ">": "", "<": "" }
+  : { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
+const STARTED = performance.now();
 const WIDTH = 80; // columns
 const MOST_EVENTS = 149; // in a diagram: Mermaid draws 50,000 characters
 
@@ -24,10 +33,9 @@ const MOST_EVENTS = 149; // in a diagram: Mermaid draws 50,000 characters
 export function quote(bytes: Uint8Array, columns: number): string {
   let text = "";
   for (const byte of bytes) {
-    const character = String.fromCharCode(byte);
-    let shown = printable(character);
+    let shown = printable(String.fromCharCode(byte));
     if (byte > 126) shown = `\\x${byte.toString(16)}`;
-    if (/["\\]/.test(character)) shown = `\\${character}`;
+    if (shown === '"' || shown === "\\") shown = `\\${shown}`;
     if (text.length + shown.length > columns - 5) return `"${text}"...`;
     text += shown;
   }
@@ -48,53 +56,6 @@ export function hexdump(bytes: Uint8Array): string[] {
   return lines;
 }
 
-/** A Mermaid sequence diagram. Of too many events, it keeps the first. */
-class Diagram {
-  #events: string[] = [];
-  #count = 0;
-
-  /** `names` are the participants, the client first. */
-  constructor(readonly names: string[]) {}
-
-  /** Draws an arrow from one participant to another. */
-  arrow(from: string, arrow: string, to: string, text: string): void {
-    this.#add(`${this.#lane(from)}${arrow}${this.#lane(to)}: `, text);
-  }
-
-  /** Adds a note beside the first participant. */
-  note(text: string): void {
-    this.#add("Note left of p1: ", text);
-  }
-
-  /** Writes it into a Markdown file. Throws a {@linkcode Failure} of 23. */
-  async write(file: string): Promise<void> {
-    const more = this.#count - this.#events.length;
-    const isInferred = this.#events.some((event) => event.includes("-->>"));
-    const lines = [
-      "sequenceDiagram",
-      ...this.names.map((name, i) => `participant p${i + 1} as ${name}`),
-      ...this.#events,
-    ];
-    const note = "Note left of p1:";
-    if (more > 0) lines.push(`${note} and ${counted(more, "more event")}`);
-    if (isInferred) lines.push(`${note} SYN, FIN and RST are inferred`);
-    const text = `\`\`\`mermaid\n${lines.join("\n  ")}\n\`\`\`\n`;
-    await Deno.writeTextFile(file, text).catch((error) => {
-      throw new Failure(23, `cannot write ${file}: ${reason(error)}`, error);
-    });
-  }
-
-  #lane(name: string): string {
-    if (!this.names.includes(name)) this.names.push(name);
-    return `p${this.names.indexOf(name) + 1}`;
-  }
-
-  #add(start: string, text: string): void {
-    this.#count++;
-    if (this.#count <= MOST_EVENTS) this.#events.push(start + harmless(text));
-  }
-}
-
 // Mermaid and Markdown read these characters as their own, and Mermaid the
 // words wrap:, style and classDef.
 function harmless(text: string): string {
@@ -103,46 +64,44 @@ function harmless(text: string): string {
   return printable(text).slice(0, 90).replace(special, code);
 }
 
+/** What a Mermaid sequence diagram draws. Of too many events, the first. */
+interface Diagram {
+  names: string[]; // the participants, the client first
+  events: string[];
+  more: number; // events that are not kept
+}
+
 /** The exchange, as lines on stderr and as a diagram. */
 export class Trace {
-  /** Who is asked. */
-  peer = "server";
-  /** Whether the diagram quotes the bytes; those of round trips say nothing. */
-  quotes = true;
-  #isDumb = Deno.permissions.querySync(TERM).state === "granted" &&
-    Deno.env.get("TERM") === "dumb"; // a terminal without colors
-  #started = performance.now();
-  #diagram: Diagram;
+  peer = "server"; // who is asked
+  quotes = true; // in the diagram; the bytes of round trips say nothing
 
   /** `level` is how many `-v` there were; `file` is where the diagram goes. */
   constructor(
     readonly name: string,
     readonly level: number,
     readonly file?: string,
-  ) {
-    this.#diagram = new Diagram([name]);
-  }
+    readonly diagram: Diagram = { names: [name], events: [], more: 0 },
+  ) {}
 
   /** The same trace of another client, which has its own lane. */
   client(name: string): Trace {
-    const { names } = this.#diagram;
+    const { names } = this.diagram;
     if (names[0] === this.name) names[0] = name; // that one draws nothing
-    const trace = new Trace(name, this.level);
-    trace.#started = this.#started;
-    trace.#diagram = this.#diagram;
+    const trace = new Trace(name, this.level, undefined, this.diagram);
     trace.peer = this.peer;
     return trace;
   }
 
   /** Something in a socket's life: a line, and a note in the diagram. */
   event(text: string): void {
-    this.line("*", text);
+    this.#print("*", text);
     this.note(text);
   }
 
   /** A note in the diagram alone. */
   note(text: string): void {
-    this.#diagram.note(text);
+    this.#draw("Note left of p1", text);
   }
 
   /** A connection to `peer`, or none if it refused. */
@@ -154,18 +113,16 @@ export class Trace {
 
   /** Something that TCP shows as segments: `>SYN`, `<SYN, ACK`. */
   tcp(text: string, ...segments: string[]): void {
-    if (text) this.line("*", text);
-    for (const segment of segments) {
-      this.#arrow(segment[0], "-->>", segment.slice(1));
-    }
+    if (text) this.#print("*", text);
+    for (const each of segments) this.#arrow(each[0], "-->>", each.slice(1));
   }
 
   /** Bytes that were sent or received; `who` is one peer of several. */
-  data(mark: Mark, bytes: Uint8Array, who = "", arrow = "->>"): void {
+  data(mark: Mark, bytes: Uint8Array, who = "", arrow: Arrow = "->>"): void {
     const size = counted(bytes.length, "byte");
-    this.line(mark, `${who}${size} `, bytes);
-    const text = this.quotes ? `${size} ${quote(bytes, 62)}` : size;
-    this.#arrow(mark, arrow, text);
+    this.#print(mark, `${who}${size} `, bytes);
+    const quoted = this.quotes ? ` ${quote(bytes, 62)}` : "";
+    this.#arrow(mark, arrow, size + quoted);
   }
 
   /** The same connection, traced. */
@@ -174,41 +131,63 @@ export class Trace {
   }
 
   /** A connection that was accepted, traced. */
-  serve(conn: Stream, who: string): Stream {
+  accepted(conn: Served, who: string): Stream {
     this.event(`${who} accepted`);
-    return this.stream(conn, `${who} `);
+    return new TracedStream(this, conn, `${who} `);
   }
 
   /** The same UDP socket, traced; `server` is the one who is asked. */
   datagrams(socket: Deno.DatagramConn, server?: Deno.NetAddr): Socket {
-    const { port } = socket.addr as Deno.NetAddr;
-    if (server) this.peer = formatAddress(server);
-    if (server) this.event(`asking ${this.peer} from port ${port}`);
-    return new TracedDatagrams(this, socket, server);
+    if (server) {
+      const { port } = socket.addr as Deno.NetAddr;
+      this.peer = formatAddress(server);
+      this.event(`asking ${this.peer} from port ${port}`);
+    }
+    return new TracedDatagrams(this, socket, server !== undefined);
+  }
+
+  /** Writes the diagram, if one is wanted. Throws a {@linkcode Failure} of 23. */
+  async write(): Promise<void> {
+    if (!this.file) return;
+    const { names, events, more } = this.diagram;
+    const isInferred = events.some((event) => event.includes("-->>"));
+    const lines = names.map((name, i) => `participant p${i + 1} as ${name}`);
+    lines.push(...events);
+    const note = "Note left of p1:";
+    if (more > 0) lines.push(`${note} and ${counted(more, "more event")}`);
+    if (isInferred) lines.push(`${note} SYN, FIN and RST are inferred`);
+    const drawing = `sequenceDiagram\n  ${lines.join("\n  ")}`;
+    const text = `\`\`\`mermaid\n${drawing}\n\`\`\`\n`;
+    await Deno.writeTextFile(this.file, text).catch((error) => {
+      const message = `cannot write ${this.file}: ${reason(error)}`;
+      throw new Failure(23, message, error);
+    });
   }
 
   /** Prints a line within 80 columns; with -vv, all of the bytes under it. */
-  line(mark: Mark, text: string, bytes: Uint8Array = new Uint8Array(0)): void {
+  #print(mark: Mark, text: string, bytes?: Uint8Array): void {
     if (this.level === 0) return;
-    const seconds = ((performance.now() - this.#started) / 1000).toFixed(4);
-    const line = `${seconds} ${mark} ${printable(text)}`;
-    const color = this.#isDumb ? "" : COLORS[mark];
-    const isQuoted = mark !== "*" && this.level === 1;
-    const quoted = isQuoted ? quote(bytes, WIDTH - line.length) : "";
-    complain((line + quoted).slice(0, WIDTH), color);
-    const dump = this.level > 1 ? hexdump(bytes) : [];
-    for (const row of dump) complain(row, color);
+    const seconds = ((performance.now() - STARTED) / 1000).toFixed(4);
+    let line = `${seconds} ${mark} ${printable(text)}`;
+    if (bytes && this.level === 1) line += quote(bytes, WIDTH - line.length);
+    complain(line.slice(0, WIDTH), COLORS[mark]);
+    if (!bytes || this.level === 1) return;
+    for (const row of hexdump(bytes)) complain(row, COLORS[mark]);
   }
 
-  /** Writes the diagram, if one is wanted. */
-  async write(): Promise<void> {
-    if (this.file) await this.#diagram.write(this.file);
+  #arrow(mark: string, arrow: Arrow, text: string): void {
+    const { names } = this.diagram;
+    const ends = [this.name, this.peer];
+    if (mark === "<") ends.reverse();
+    names.push(...ends.filter((name) => !names.includes(name)));
+    const [from, to] = ends.map((name) => `p${names.indexOf(name) + 1}`);
+    this.#draw(`${from}${arrow}${to}`, text);
   }
 
-  #arrow(mark: string, arrow: string, text: string): void {
-    const { name, peer } = this;
-    if (mark === ">") this.#diagram.arrow(name, arrow, peer, text);
-    else this.#diagram.arrow(peer, arrow, name, text);
+  #draw(what: string, text: string): void {
+    const { diagram } = this;
+    if (diagram.events.length === MOST_EVENTS) diagram.more++;
+    else diagram.events.push(`${what}: ${harmless(text)}`);
   }
 }
 
@@ -218,7 +197,7 @@ class TracedStream implements Stream {
 
   constructor(
     readonly trace: Trace,
-    readonly conn: Stream,
+    readonly conn: Served,
     readonly who: string,
   ) {}
 
@@ -236,7 +215,7 @@ class TracedStream implements Stream {
   }
 
   async closeWrite(): Promise<void> {
-    await this.conn.closeWrite();
+    await this.conn.closeWrite?.().catch((error) => this.#fail(error));
     this.#isFinished = true;
     this.trace.tcp(`${this.who}half-closed: nothing more to send`, ">FIN");
   }
@@ -248,9 +227,8 @@ class TracedStream implements Stream {
   }
 
   #fail(error: unknown): never {
-    const { ConnectionReset, BrokenPipe } = Deno.errors;
-    const isReset = error instanceof ConnectionReset ||
-      error instanceof BrokenPipe;
+    const { name } = error as Error;
+    const isReset = name === "ConnectionReset" || name === "BrokenPipe";
     if (isReset && !this.#isReset) {
       this.#isReset = true;
       this.trace.tcp(`${this.who}reset by the peer`, "<RST");
@@ -263,22 +241,24 @@ class TracedDatagrams implements Socket {
   constructor(
     readonly trace: Trace,
     readonly socket: Socket,
-    readonly server?: Deno.NetAddr,
+    readonly isClient: boolean, // which believes only the server it asks
   ) {}
 
   async receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
     const [bytes, from] = await this.socket.receive(buffer);
     const who = this.#name(from);
-    const size = counted(bytes.length, "byte");
-    if (this.server && who) {
-      this.trace.event(`ignored ${size} from ${who.trim()}`);
-    } else this.trace.data("<", bytes, who, "-)");
+    const ignored = `ignored ${counted(bytes.length, "byte")} from ${who}`;
+    if (this.isClient && who) this.trace.event(ignored.trim());
+    else this.trace.data("<", bytes, who, "-)");
     return [bytes, from];
   }
 
   send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
+    // Shown at once: the answer may be here before this has resolved.
     this.trace.data(">", bytes, this.#name(to), "-)");
-    return this.socket.send(bytes, to);
+    const sending = this.socket.send(bytes, to);
+    sending.catch((error) => this.trace.event(`not sent: ${reason(error)}`));
+    return sending;
   }
 
   close(): void {
@@ -289,7 +269,6 @@ class TracedDatagrams implements Socket {
   /** Names the peer, unless it is the server that was asked. */
   #name(addr: Deno.Addr): string {
     const name = formatAddress(addr as Deno.NetAddr);
-    const isAsked = this.server && name === formatAddress(this.server);
-    return isAsked ? "" : `${name} `;
+    return name === this.trace.peer ? "" : `${name} `;
   }
 }

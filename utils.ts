@@ -11,7 +11,13 @@ export type Trace = import("./trace.ts").Trace;
 /** Where a line of a log goes. */
 export type Log = (line: string) => void;
 
-/** A failure to expect: one line for people, and curl's exit status. */
+/**
+ * A failure that a user, a peer or the network can cause: a line for people,
+ * and an exit status, as curl has it. 1: other, 2: the command line, 3: the
+ * URL, 6: the name, 7: connecting, 8: an unintelligible answer, 18: an early
+ * end, 23: the output, 28: too late, 52: an empty answer, 56: receiving, 63:
+ * too large.
+ */
 export class Failure extends Error {
   constructor(readonly status: number, message: string, cause?: unknown) {
     super(message, { cause });
@@ -33,12 +39,12 @@ export function isClosed(error: unknown): boolean {
   return error instanceof BadResource || error instanceof Interrupted;
 }
 
-/** Rejects with the signal's reason when it aborts. Nobody needs to wait. */
+/** Rejects with the signal's reason when it aborts. It may be ignored. */
 export function aborted(signal: AbortSignal): Promise<never> {
   const { promise, reject } = Promise.withResolvers<never>();
   signal.addEventListener("abort", () => reject(signal.reason));
   if (signal.aborted) reject(signal.reason);
-  promise.catch(() => {}); // else a rejection would end the program
+  promise.catch(() => {}); // an unhandled rejection would end the program
   return promise;
 }
 
@@ -48,8 +54,11 @@ export function timeLimit(ms: number, signal: AbortSignal): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(ms)]);
 }
 
-function isTimeout({ reason }: AbortSignal): boolean {
-  return reason instanceof DOMException && reason.name === "TimeoutError";
+/** Throws a {@linkcode Failure} of 28, or why else the signal has aborted. */
+function throwIfAborted({ reason }: AbortSignal, what: string): void {
+  const isLate = reason?.name === "TimeoutError";
+  if (isLate) throw new Failure(28, `${what}: no answer in time`);
+  if (reason) throw reason;
 }
 
 /** Waits for so many milliseconds. */
@@ -75,13 +84,14 @@ export async function writeAll(
 export function printable(text: string): string {
   return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => {
     const code = character.codePointAt(0)!.toString(16).padStart(2, "0");
-    return { "\n": "\\n", "\r": "\\r" }[character] ?? `\\x${code}`;
+    const escaped = code.length > 2 ? `\\u{${code}}` : `\\x${code}`;
+    return { "\n": "\\n", "\r": "\\r" }[character] ?? escaped;
   });
 }
 
-/** Whether the terminal's cursor stands behind text, not on a new line. */
+/** What is known of the terminal: whether its cursor is within a line. */
 export const screen = { midLine: false };
-const decoder = new TextDecoder();
+const decoder = new TextDecoder(); // a character may come in two pieces
 
 /**
  * Writes to stdout. On a terminal, what could drive it is escaped. Throws a
@@ -104,11 +114,11 @@ export async function output(data: Uint8Array | string): Promise<void> {
   }
 }
 
-/** Prints a line on stderr that begins on a line of its own. */
+/** Prints a line of its own on stderr. `style` is CSS, such as a color. */
 export function complain(line: string, style = ""): void {
   if (screen.midLine && Deno.stderr.isTerminal()) console.error();
   screen.midLine = false;
-  console.error(`%c${printable(line)}`, style);
+  console.error(`%c${printable(line).replaceAll("%", "%%")}`, style);
 }
 
 const unwritten: string[] = [];
@@ -144,7 +154,7 @@ export function limited(log: Log, most = 100): Log {
   };
 }
 
-/** For parseArgs: takes words, and throws a {@linkcode Failure} of 2 else. */
+/** For parseArgs: keeps words. Throws a {@linkcode Failure} of 2 for options. */
 export function refuseUnknown(arg: string, option?: string): boolean {
   if (option === undefined) return true;
   throw new Failure(2, `unknown option ${arg}: see --help`);
@@ -153,8 +163,10 @@ export function refuseUnknown(arg: string, option?: string): boolean {
 /** Throws a {@linkcode Failure} of 2 if one of the options was given. */
 export function refuse(options: object, names: string[], why: string): void {
   for (const [name, value] of Object.entries(options)) {
-    const isGiven = names.includes(name) && (value || value === "");
-    if (isGiven) throw new Failure(2, `--${name} ${why}`);
+    const isGiven = value !== undefined && value !== false;
+    if (isGiven && names.includes(name)) {
+      throw new Failure(2, `--${name} ${why}`);
+    }
   }
 }
 
@@ -167,24 +179,28 @@ export function parseNumber(
   name: string,
   usual: number,
   [min, max]: [number, number],
-  pattern = /^\d+$/,
 ): number {
   const text = given[name];
   if (text === undefined) return usual;
-  const number = pattern.test(`${text}`) ? Number(text) : NaN;
+  const number = /^\d+$/.test(`${text}`) ? Number(text) : NaN;
   if (number >= min && number <= max) return number;
-  throw new Failure(2, `--${name} must be ${min} to ${max}, not "${text}"`);
+  const range = `a whole number from ${min} to ${max}`;
+  throw new Failure(2, `--${name} must be ${range}, not "${text}"`);
 }
 
 /** Reads seconds as milliseconds. Throws a {@linkcode Failure} of 2. */
 export function parseSeconds(given: Given, name: string, usual = 0): number {
-  const decimal = /^(\d+\.?\d*|\.\d+)$/;
-  return 1000 * parseNumber(given, name, usual, [0, 1e6], decimal);
+  const text = `${given[name] ?? usual}`;
+  const seconds = /^(\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
+  if (seconds <= 1e6) return 1000 * seconds;
+  const range = "0 to 1000000 seconds";
+  throw new Failure(2, `--${name} must be ${range}, not "${text}"`);
 }
 
+// deno-fmt-ignore
 const SERVICES: Record<string, number> = {
-  ...{ echo: 7, daytime: 13, ftp: 21, ssh: 22 },
-  ...{ telnet: 23, smtp: 25, http: 80, https: 443 },
+  echo: 7, daytime: 13, ftp: 21, ssh: 22, telnet: 23, smtp: 25, http: 80,
+  https: 443,
 };
 
 /** Reads a port, `7777` or `echo`. Throws a {@linkcode Failure} of 2. */
@@ -200,20 +216,27 @@ export function parsePort(text: string): number {
 
 const MAPPED = /^::ffff:(?=\d+\.)/i; // an IPv4 address, as IPv6 has it
 
+/** Splits `HOST`, `HOST:PORT` and `[IPV6]:PORT`. */
+function splitHost(text: string): [host: string, port?: string] {
+  const brackets = text.match(/^\[(.*)\](?::(.*))?$/);
+  if (brackets) return [brackets[1], brackets[2]];
+  const parts = text.split(":");
+  if (parts.length === 2) return [parts[0], parts[1]];
+  return [text]; // a name, or an IPv6 address with its colons
+}
+
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...ports] = given._.map(String);
-  const pattern = /^(?:\[(.*)\]|([^:]*))(?::([^:]*))?$/;
-  const [, ipv6, name, port] = text.match(pattern) ?? [];
-  const word = ipv6 ?? name ?? text; // several colons, no brackets: IPv6
-  const host = word.replace(MAPPED, "");
-  const url = URL.parse(host.includes(":") ? `ws://[${host}]` : `ws://${host}`);
-  const isHost = url && !/^\d*$|[/?#@\\\]\s]/.test(host); // 5 is not 0.0.0.5
-  if (!isHost) throw new Failure(2, `"${text}" is not a host`);
+  const [word, port] = splitHost(text);
   if (port !== undefined) ports.unshift(port);
-  if (ports[1] !== undefined) {
-    throw new Failure(2, `unexpected argument "${ports[1]}"`);
-  }
+  const [, more] = ports;
+  if (more !== undefined) throw new Failure(2, `unexpected argument "${more}"`);
+  const host = word.replace(MAPPED, "");
+  const bracketed = host.includes(":") ? `[${host}]` : host;
+  const url = URL.parse(`ws://${bracketed}`); // it knows what a host is,
+  const isOdd = /^\d*$|[/?#@\\\]\s]/.test(host); // but makes 5 into 0.0.0.5
+  if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
   if (given.ipv4 && given.ipv6) {
     throw new Failure(2, "-4 and -6 cannot be combined");
   }
@@ -239,7 +262,7 @@ export interface Target {
   trace?: Trace;
 }
 
-/** Asks the system for addresses. Throws a {@linkcode Failure} of 2 or 6. */
+/** Asks the system for addresses. Throws a {@linkcode Failure}: 2, 6 or 28. */
 export async function resolve(target: Target): Promise<string[]> {
   const { hostname, family, signal, trace } = target;
   const isIPv6 = hostname.includes(":");
@@ -255,37 +278,34 @@ export async function resolve(target: Target): Promise<string[]> {
     trace?.event(`resolved ${hostname} to ${addresses.join(", ")}`);
     return addresses;
   } catch (error) {
-    const late = `cannot resolve ${hostname}: no answer in time`;
-    if (isTimeout(signal)) throw new Failure(28, late, error);
-    signal.throwIfAborted();
-    const why: Record<string, string> = {
+    const what = `cannot resolve ${hostname}`;
+    throwIfAborted(signal, what);
+    const reasons: Record<string, string> = {
       ENOTFOUND: family ? `no IPv${family} address` : "no such name",
       EAI_AGAIN: "no name server answers",
       EPERM: "Deno needs --allow-net",
     };
-    const code = (error as { code: string }).code;
-    throw new Failure(6, `cannot resolve ${hostname}: ${why[code] ?? code}`);
+    const why = reasons[(error as { code: string }).code] ?? reason(error);
+    throw new Failure(6, `${what}: ${why}`, error);
   }
 }
 
-/** Connects over TCP. Throws a {@linkcode Failure} of 2, 6, 7 or 28. */
+/** Connects over TCP. Throws a {@linkcode Failure}: 2, 6, 7 or 28. */
 export async function connect(target: Target): Promise<Deno.TcpConn> {
   const { hostname, port, family, signal, trace } = target;
   const [address, another] = await resolve(target);
-  // Deno itself tries the addresses of a name, side by side (RFC 8305).
+  // Given a name, Deno tries its addresses side by side (RFC 8305).
   const at = { hostname: another && !family ? hostname : address, port };
   try {
     const conn = await Deno.connect({ ...at, signal });
     trace?.connected(formatAddress(conn.remoteAddr));
     return conn;
   } catch (error) {
-    const where = `cannot connect to ${formatAddress(at)}`;
-    const late = `${where}: no answer in time`;
-    if (isTimeout(signal)) throw new Failure(28, late, error);
-    signal.throwIfAborted();
+    const what = `cannot connect to ${formatAddress(at)}`;
+    throwIfAborted(signal, what);
     const isRefused = error instanceof Deno.errors.ConnectionRefused;
     if (isRefused) trace?.connected(formatAddress(at), isRefused);
-    throw new Failure(7, `${where}: ${reason(error)}`, error);
+    throw new Failure(7, `${what}: ${reason(error)}`, error);
   }
 }
 
@@ -319,26 +339,38 @@ export async function openUdp(
  * Opens a server's socket. Without a host, it serves both IPv6 and IPv4, where
  * the system can. Throws a {@linkcode Failure} of 1.
  */
-export function listen<Socket>(
-  open: (at: { hostname: string; port: number }) => Socket,
+export function listen<T>(
+  open: (at: { hostname: string; port: number }) => T,
   port: number,
-  host = Deno.build.os === "windows" ? "0.0.0.0" : "",
-): Socket {
-  const at = { hostname: host || "::", port };
+  host = Deno.build.os === "windows" ? "0.0.0.0" : undefined,
+): T {
+  const at = { hostname: host ?? "::", port };
   try {
     return open(at);
   } catch (error) {
-    const { AddrInUse, PermissionDenied, NotCapable } = Deno.errors;
-    let why = `cannot listen on ${formatAddress(at)}: ${reason(error)}`;
+    const { AddrInUse, NotCapable, PermissionDenied } = Deno.errors;
     if (error instanceof AddrInUse) {
-      why = `port ${port} is in use: choose another with --port`;
-    } else if (error instanceof PermissionDenied) {
-      why = `port ${port} needs more rights: try --port ${port + 1300}`;
-    } else if (!host && !(error instanceof NotCapable)) {
-      return listen(open, port, "0.0.0.0"); // a system without IPv6
+      throw new Failure(
+        1,
+        `port ${port} is in use: choose another with --port`,
+      );
     }
-    throw new Failure(why.includes("invalid host") ? 2 : 1, why, error);
+    if (error instanceof PermissionDenied) {
+      const free = `try --port ${port + 1300}`;
+      throw new Failure(1, `port ${port} needs more rights: ${free}`);
+    }
+    const isDenied = error instanceof NotCapable; // Deno's own permissions
+    if (!host && !isDenied) return listen(open, port, "0.0.0.0"); // no IPv6
+    const message = `cannot listen on ${formatAddress(at)}: ${reason(error)}`;
+    throw new Failure(error instanceof URIError ? 2 : 1, message, error);
   }
+}
+
+/** Opens a server's UDP socket. Throws a {@linkcode Failure} of 1 or 2. */
+export function listenUdp(port: number, host?: string): Deno.DatagramConn {
+  needsUnstableNet("UDP");
+  const transport = "udp";
+  return listen((at) => Deno.listenDatagram({ transport, ...at }), port, host);
 }
 
 /** Logs where a server listens, and where the local network reaches it. */
@@ -375,7 +407,10 @@ export async function accept(
   }
 }
 
-/** Whether the sender may be a server, which would answer (CVE-2024-2169). */
+/**
+ * Whether a datagram's sender may be a server. Its answer to ours would be a
+ * question again, and so on forever (CVE-2024-2169).
+ */
 export function isSuspect(
   { hostname, port }: Deno.NetAddr,
   ownPort: number,
@@ -397,15 +432,19 @@ export class RoundTrips {
     const times = this.times.toSorted((a, b) => a - b);
     const { sent, odd } = this;
     const received = times.length;
+    const lossPercent = sent ? 100 * (1 - received / sent) : 0;
     const mean = (values: number[]) =>
       values.reduce((sum, value) => sum + value, 0) / received;
     const avgMs = mean(times);
     const mdevMs = Math.sqrt(mean(times.map((time) => (time - avgMs) ** 2)));
-    const [minMs, p50Ms, p90Ms, p99Ms, maxMs] = [0, 0.5, 0.9, 0.99, 1]
-      .map((share) => times[Math.max(0, Math.ceil(share * received) - 1)]);
-    const lossPercent = sent ? 100 * (1 - received / sent) : 0;
-    const counts = { sent, received, lossPercent, ...odd };
-    return { ...counts, minMs, avgMs, maxMs, mdevMs, p50Ms, p90Ms, p99Ms };
+    const percentile = (percent: number) =>
+      times[Math.max(1, Math.ceil(percent * received / 100)) - 1] ?? NaN;
+    return {
+      ...{ sent, received, lossPercent, ...odd },
+      ...{ minMs: percentile(0), avgMs, maxMs: percentile(100), mdevMs },
+      ...{ p50Ms: percentile(50), p90Ms: percentile(90) },
+      p99Ms: percentile(99),
+    };
   }
 
   toString(): string {
@@ -413,7 +452,7 @@ export class RoundTrips {
     const odd = Object.entries(this.odd).map(([kind, n]) => `, ${n} ${kind}`);
     const join = (...times: number[]) =>
       `${times.map((time) => time.toFixed(2)).join("/")} ms`;
-    // A loss is never shown as none, or as all, where it is not.
+    // 99.97 % is not shown as 100 %.
     const loss = Math.min(+lossPercent.toPrecision(3), received ? 99.9 : 100);
     const counts = `${sent} sent, ${received} received, ${loss}% loss`;
     const lines = [counts + odd.join("")];
@@ -473,7 +512,7 @@ export async function run<T extends Options>(
   }
   const isUsage = status === 2 || status === 3; // then nothing is drawn
   if (!isUsage) await trace?.write().catch(fail);
-  if (writing) await Promise.race([writing, delay(500)]); // ends the log
+  if (writing) await Promise.race([writing, delay(500)]); // of the log
   return status;
 }
 
@@ -502,6 +541,7 @@ function isHangupIgnored(): boolean {
   const { state } = Deno.permissions.querySync({ name: "read", path });
   try { // Without a permission, Deno would ask for it.
     const status = state === "granted" ? Deno.readTextFileSync(path) : "";
+    // The mask is hexadecimal, and its lowest bit is SIGHUP.
     if (status) return /^SigIgn:.*[13579bdf]$/m.test(status);
   } catch { /* no Linux, or not all permissions, which /proc needs */ }
   const streams = [Deno.stdin, Deno.stdout, Deno.stderr];
@@ -521,7 +561,8 @@ async function loadTrace(name: string, { verbose, diagram }: Options) {
 
 function report(name: string, error: unknown, trace?: Trace): number {
   const isBug = error instanceof TypeError || error instanceof RangeError;
-  if (isBug && !/os error/.test(error.message)) throw error; // a bug: show its stack
+  // Deno throws a TypeError for some errors of the system, too.
+  if (isBug && !/os error/.test(error.message)) throw error;
   const message = reason(error);
   trace?.note(message || "interrupted");
   if (message) complain(`${name}: ${message}`);

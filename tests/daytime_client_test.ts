@@ -326,7 +326,7 @@ test({
     await using python = new Running("python3", ["-c", code], { cwd: ROOT });
     const [first, second, third, ...rest] = (await python.finish()).stdout
       .split("\r\n");
-    assertEquals(first, "\\x1b]0;owned\\x07noon\\x9b31m \\x202e");
+    assertEquals(first, "\\x1b]0;owned\\x07noon\\x9b31m \\u{202e}");
     assertEquals([second, rest], ["next \\x08line", [""]]);
     assertMatch(third, /^no time to compare with our clock; round trip .* ms$/);
   },

@@ -63,6 +63,7 @@ test("daytime does not guess what a line does not say", () => {
     "Mon Nov 23 13:17:05 2026\r\n", // inetd's: no zone
     "Monday, November 23, 2026 13:17:05",
     "Monday, November 23, 2026 13:17:05-CET", // not in RFC 5322
+    "Monday, November 23, 2026 13:17:05+15:00", // nowhere
     "Monday, November 23, 2026 13:17:05-IST",
     "Monday, November 23, 2026 13:17:05-A",
     "Monday, November 23, 2026 13:17:05-CONSTRUCTOR",

@@ -374,6 +374,16 @@ test("the client's own pauses and slow output are no silence", async () => {
   assertEquals([came, paged.message], ["hello", undefined]);
 });
 
+test("slow output is no silence, even as more is sent meanwhile", async () => {
+  const output = () => delay(500);
+  const options = { timeout: 200, output };
+  for (const more of [["b"], []]) { // a second piece, or the end of the input
+    const typed = slowly(["a", ...more], 100);
+    const { message } = await talked(echo, typed, options);
+    assertEquals(message, undefined);
+  }
+});
+
 test("the client's patience is not renewed by what it sends", async () => {
   const typing = slowly(Array(40).fill("x"), 50); // 2 s
   const started = performance.now();

@@ -129,7 +129,11 @@ test("the client says 28 when an answer is missing, and passes on others", async
   );
   const lines = [bytes("a\nb\nc\n")];
   const { error, back } = await talking(server, lines, { timeout: 100 });
-  assertFailure(error, 28, /^no answer within 0\.1 s: 1 line outstanding$/);
+  assertFailure(
+    error,
+    28,
+    /^no more answers within 0\.1 s: 1 line outstanding$/,
+  );
   assertEquals(back, "a\nc\n");
 });
 
@@ -401,6 +405,15 @@ test("round trips go on where sending fails, and say so in the end", async () =>
   const { error, summary } = await pinging(server, options);
   assertEquals(summary, "4 sent, 3 received, 25% loss");
   assertFailure(error, 56, /^cannot send to 127.*: network is unreachable$/);
+});
+
+test("round trips are no longer where their lines are printed slowly", async () => {
+  await using server = echoing();
+  const log = () => delay(50);
+  const options = { count: 5, interval: 5, timeout: 5000, log };
+  const { trips, error } = await pinging(server, options);
+  assertEquals([error, trips.times.length], [undefined, 5]);
+  assertLess(Math.max(...trips.times), 50);
 });
 
 test("round trips end with the signal", async () => {

@@ -432,7 +432,9 @@ export async function captured<T>(work: () => T | Promise<T>) {
   const { write } = Deno.stdout;
   let out = "";
   let err = "";
-  console.error = (line = "") => void (err += `${line.replace(/^%c/, "")}\n`);
+  console.error = (format = "") => {
+    err += `${format.replace(/^%c/, "").replaceAll("%%", "%")}\n`;
+  };
   Deno.stdout.write = (part) => {
     out += text(part);
     return Promise.resolve(part.length);

@@ -93,6 +93,26 @@ test("no line of a trace is wider than 80 columns", async () => {
   assertEquals(all[1], '> 5 bytes "hello"');
 });
 
+test("a trace shows percent signs as they are", async () => {
+  await using server = await serve("echo_tcp");
+  const at = `127.0.0.1:${server.port}`;
+  const { stderr } = await run("echo_tcp", ["-v", at], "100%% %s\n");
+  assertStringIncludes(stderr, '> 9 bytes "100%% %s\\n"');
+});
+
+test("a datagram that cannot be sent is shown as that", async () => {
+  const address = { transport: "udp", hostname: "127.0.0.1", port: 0 } as const;
+  const socket = Deno.listenDatagram(address);
+  const trace = new Trace("echo_udp", 1);
+  const to = { ...address, port: 9 };
+  const { err } = await captured(async () => {
+    const traced = trace.datagrams(socket, to);
+    await assertRejects(() => traced.send(new Uint8Array(65_508), to));
+    traced.close();
+  });
+  assertMatch(err, /> 65508 bytes .*\n[\d.]+ \* not sent: message too long\n/);
+});
+
 test("bytes are quoted so that each can be told from every other", () => {
   const latin = Uint8Array.from([0x63, 0xe9, 13, 10]);
   assertEquals(quote(latin, 80), '"c\\xe9\\r\\n"');

@@ -8,7 +8,7 @@
  *
  *     deno run -A --unstable-net daytime.ts --serve
  *
- *     deno run -A --unstable-net daytime.ts localhost 1313    (-u: over UDP)
+ *     deno run -A --unstable-net daytime.ts localhost 1313   # -u: over UDP
  *     Monday, November 23, 2026 13:17:05-UTC
  *
  * @module

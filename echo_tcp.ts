@@ -6,10 +6,10 @@
  *
  * Try it in two terminals:
  *
- *     deno run -A echo_tcp.ts              listening on tcp://[::]:7777
+ *     deno run -A echo_tcp.ts                  # listening on tcp://[::]:7777
  *
- *     deno run -A echo_tcp.ts -v localhost     type a line: it comes back
- *     deno run -A echo_tcp.ts -c 5 localhost   five round trips, timed
+ *     deno run -A echo_tcp.ts -v localhost     # type a line: it comes back
+ *     deno run -A echo_tcp.ts -c 5 localhost   # five round trips, timed
  *
  * echo_udp.ts does the same with datagrams.
  *

@@ -6,10 +6,10 @@
  *
  * Try it in two terminals:
  *
- *     deno run -A --unstable-net echo_udp.ts    listening on udp://[::]:7777
+ *     deno run -A --unstable-net echo_udp.ts   # listening on udp://[::]:7777
  *
- *     deno run -A --unstable-net echo_udp.ts -v localhost     type a line
- *     deno run -A --unstable-net echo_udp.ts -c 5 localhost   5 round trips
+ *     deno run -A --unstable-net echo_udp.ts -v localhost     # type a line
+ *     deno run -A --unstable-net echo_udp.ts -c 5 localhost   # 5 round trips
  *
  * echo_tcp.ts does the same with a stream of bytes.
  *

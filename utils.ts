@@ -160,18 +160,15 @@ export function refuseUnknown(arg: string, option?: string): boolean {
   throw new Failure(2, `unknown option ${arg}: see --help`);
 }
 
-/** Throws a {@linkcode Failure} of 2 if one of the options was given. */
-export function refuse(options: object, names: string[], why: string): void {
-  for (const [name, value] of Object.entries(options)) {
-    const isGiven = value !== undefined && value !== false;
-    if (isGiven && names.includes(name)) {
-      throw new Failure(2, `--${name} ${why}`);
-    }
-  }
-}
-
 /** Options by name, as parseArgs gives them. */
 type Given = Record<string, unknown>;
+
+/** Throws a {@linkcode Failure} of 2 if one of the options was given. */
+export function refuse(options: Given, names: string[], why: string): void {
+  const unset: unknown[] = [undefined, false];
+  const name = names.find((name) => !unset.includes(options[name]));
+  if (name) throw new Failure(2, `--${name} ${why}`);
+}
 
 /** Reads a whole number within bounds. Throws a {@linkcode Failure} of 2. */
 export function parseNumber(
@@ -208,10 +205,8 @@ export function parsePort(text: string): number {
   if (Object.hasOwn(SERVICES, text)) return SERVICES[text];
   const port = /^\d{1,5}$/.test(text) ? Number(text) : NaN;
   if (port <= 65_535) return port;
-  throw new Failure(
-    2,
-    `"${text}" is not a port: use 0 to 65535 or a service name`,
-  );
+  const range = "use 0 to 65535 or a service name";
+  throw new Failure(2, `"${text}" is not a port: ${range}`);
 }
 
 const MAPPED = /^::ffff:(?=\d+\.)/i; // an IPv4 address, as IPv6 has it
@@ -350,10 +345,8 @@ export function listen<T>(
   } catch (error) {
     const { AddrInUse, NotCapable, PermissionDenied } = Deno.errors;
     if (error instanceof AddrInUse) {
-      throw new Failure(
-        1,
-        `port ${port} is in use: choose another with --port`,
-      );
+      const other = "choose another with --port";
+      throw new Failure(1, `port ${port} is in use: ${other}`);
     }
     if (error instanceof PermissionDenied) {
       const free = `try --port ${port + 1300}`;

@@ -20,16 +20,17 @@ import { Duplex, Transform } from "node:stream";
 import { setTimeout } from "node:timers";
 import { getSystemErrorMessage } from "node:util";
 import { aborted, announce, counted, delay, Failure } from "../utils.ts";
-import { formatAddress, log, parseNumber, parsePort } from "../utils.ts";
-import { parseTarget, refuse, refuseUnknown, resolve } from "../utils.ts";
-import { run, type Trace } from "../utils.ts";
+import { formatAddress, limited, log, parseNumber } from "../utils.ts";
+import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
+import { resolve, run, type Trace } from "../utils.ts";
 
 const MOST_CLIENTS = 100; // over UDP, where nobody says that it leaves
-const SILENCE = 60_000; // milliseconds, after which such a client is dropped
+const SILENCE = 60_000; // milliseconds, after which a client is dropped
 const MOST_LANES = 6; // in a diagram
 const HOLD = 20; // milliseconds, in which other datagrams overtake one
-const ANY = Deno.build.os === "windows" ? "0.0.0.0" : "::"; // IPv4 as well
+const ANY = Deno.build.os === "windows" ? "0.0.0.0" : "::"; // and IPv4
 const SENDER = { ">": "the client", "<": "the server" };
+const warn = limited(log);
 
 /** What is relayed where, and what is to happen on the way. */
 export interface Relay {
@@ -75,7 +76,7 @@ function passReset(from: Socket, to: Socket, { mark, name, trace }: Way) {
   from.setNoDelay(true); // so that a piece is a segment
   from.on("error", ({ errno = 0 }: NodeJS.ErrnoException) => {
     const why = `${SENDER[mark]}: ${getSystemErrorMessage(errno)}`;
-    log(`${name} ${why}`);
+    warn(`${name} ${why}`);
     trace?.tcp(`${name} ${why}`, `${mark}RST`);
     to.resetAndDestroy();
   });
@@ -86,9 +87,9 @@ function pieces({ chop, wait }: Relay, way: Way): Transform {
   const { mark, name, trace } = way;
   return new Transform({
     async transform(bytes: Uint8Array, _encoding, done) {
-      if (chop) tell(way, bytes, `cut into pieces of ${chop}`);
-      if (wait) tell(way, bytes, `delayed by ${wait} ms`);
       const size = chop || bytes.length;
+      if (size < bytes.length) tell(way, bytes, `in pieces of ${chop}`);
+      if (wait) tell(way, bytes, `delayed by ${wait} ms`);
       for (let start = 0; start < bytes.length; start += size) {
         if (chop || wait) await delay(wait || 1); // else they are joined again
         const piece = bytes.subarray(start, start + size);
@@ -110,18 +111,18 @@ export function relayUdp(listener: dgram.Socket, relay: Relay): void {
   listener.on("error", () => {}); // Windows tells that a client is gone
   listener.on("message", (question, { address, port }) => {
     const name = nameOf(address, port);
-    const known = clients.get(name);
-    if (!known && clients.size === MOST_CLIENTS) {
-      return log(`${name} ignored: there are ${MOST_CLIENTS} clients`);
+    const isNew = !clients.has(name);
+    if (isNew && clients.size === MOST_CLIENTS) {
+      return warn(`${name} ignored: there are ${MOST_CLIENTS} clients`);
     }
-    const client = known ?? peer(listener, address, port);
+    const client = clients.get(name) ?? peer(listener, address, port);
     clients.set(name, client);
-    if (!known) join(client, name, relay, () => clients.delete(name));
+    if (isNew) join(client, name, relay, () => clients.delete(name));
     client.push(question);
   });
 }
 
-/** Relays what a client over UDP says, until both have been silent. */
+/** Joins a client and the server, until both have been silent for long. */
 function join(client: Duplex, name: string, relay: Relay, over: () => void) {
   const { hostname, port } = relay.server;
   const socket = dgram.createSocket(hostname.includes(":") ? "udp6" : "udp4");
@@ -145,7 +146,8 @@ function peer(socket: dgram.Socket, host: string, port: number): Duplex {
     objectMode: true,
     read() {}, // the socket pushes what it receives
     write(datagram, _encoding, done) {
-      socket.send(datagram, port, host, () => done()); // UDP may lose it
+      // One after the other: Deno reorders what is sent at once.
+      socket.send(datagram, port, host, () => done());
     },
   });
 }
@@ -157,7 +159,7 @@ function chance(relay: Relay, way: Way): Transform {
   return new Transform({
     objectMode: true,
     async transform(datagram: Uint8Array, _encoding, done) {
-      done(); // the next one need not wait for this one
+      done(); // the next datagram does not wait for this one
       const isLost = happens(relay.lose);
       const isDouble = happens(relay.double);
       const isHeld = happens(relay.swap);
@@ -226,7 +228,7 @@ usage: between [options] HOST[:PORT] | PORT    where the server is (port 7777)
       --lose PERCENT    UDP: lose so many datagrams of a hundred
       --double PERCENT  UDP: send so many twice
       --swap PERCENT    UDP: hold so many back for 20 ms: others overtake them
-      --seed N          UDP: let chance decide otherwise (1)
+      --seed N          UDP: let chance pick other datagrams (1)
       --diagram FILE    draw the exchange into a Markdown file
   -v, --verbose         show what passes (-vv: every byte)
   -h, --help, -V, --version   print this text, or the version
@@ -285,10 +287,10 @@ async function work(options: Options, signal: AbortSignal, trace?: Trace) {
   const faults = parseFaults(options);
   const target = parseServer(options._);
   const transport = options.udp ? "udp" : "tcp";
-  const opening = options.port
-    ? open(transport, parsePort(options.port))
-    : open(transport, target.port + 1000).catch(() => open(transport, 0));
-  const listener = await opening;
+  const usual = target.port + 1000; // if it is free
+  const listener = options.port
+    ? await open(transport, parsePort(options.port))
+    : await open(transport, usual).catch(() => open(transport, 0));
   const addresses = await resolve({ ...target, signal, trace });
   const ipv4 = addresses.find((address) => !address.includes(":"));
   // Over TCP, Node tries all addresses of a name.

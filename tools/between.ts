@@ -18,7 +18,6 @@ import { once } from "node:events";
 import net, { type Socket } from "node:net"; // Deno's own sends no resets
 import { Duplex, Transform } from "node:stream";
 import { setTimeout } from "node:timers";
-import { getSystemErrorMessage } from "node:util";
 import { aborted, announce, counted, delay, Failure } from "../utils.ts";
 import { formatAddress, limited, log, parseNumber } from "../utils.ts";
 import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
@@ -30,19 +29,20 @@ const MOST_LANES = 6; // in a diagram
 const HOLD = 20; // milliseconds, in which other datagrams overtake one
 const ANY = Deno.build.os === "windows" ? "0.0.0.0" : "::"; // and IPv4
 const SENDER = { ">": "the client", "<": "the server" };
+const REASONS: Record<string, string> = { // what Node's codes mean
+  EACCES: "it needs more rights",
+  EADDRINUSE: "it is in use",
+  ECONNREFUSED: "connection refused",
+  ECONNRESET: "connection reset",
+  ETIMEDOUT: "no answer in time",
+};
 const warn = limited(log);
 
 /** What is relayed where, and what is to happen on the way. */
-export interface Relay {
+export interface Relay extends Faults {
   server: { hostname: string; port: number };
   film: (client: string) => Trace | undefined; // begins the trace of a client
   silence: number; // milliseconds, after which a client over UDP is dropped
-  chop: number; // bytes of a piece; 0: as they come
-  wait: number; // milliseconds
-  lose: number; // of a hundred datagrams
-  double: number;
-  swap: number;
-  draw: { ">": () => number; "<": () => number }; // by chance, 0 to 1
 }
 
 /** One direction of an exchange: `>` goes to the server, `<` to the client. */
@@ -56,8 +56,8 @@ interface Way {
 async function relayTcp(client: Socket, relay: Relay): Promise<void> {
   const { hostname: host, port } = relay.server;
   const server = net.connect({ host, port, allowHalfOpen: true });
-  const { remoteAddress = "?", remotePort = 0 } = client;
-  const name = nameOf(remoteAddress, remotePort);
+  const { remoteAddress: hostname = "?", remotePort = 0 } = client;
+  const name = formatAddress({ hostname, port: remotePort });
   const trace = relay.film(name);
   trace?.tcp("", ">SYN");
   server.on("connect", () => {
@@ -68,14 +68,13 @@ async function relayTcp(client: Socket, relay: Relay): Promise<void> {
   });
   passReset(client, server, { mark: ">", name, trace });
   passReset(server, client, { mark: "<", name, trace });
-  const ends = [client, server].map((socket) => once(socket, "close"));
-  await Promise.allSettled(ends);
+  await Promise.allSettled([once(client, "close"), once(server, "close")]);
 }
 
 function passReset(from: Socket, to: Socket, { mark, name, trace }: Way) {
   from.setNoDelay(true); // so that a piece is a segment
-  from.on("error", ({ errno = 0 }: NodeJS.ErrnoException) => {
-    const why = `${SENDER[mark]}: ${getSystemErrorMessage(errno)}`;
+  from.on("error", ({ code = "", message }: NodeJS.ErrnoException) => {
+    const why = `${SENDER[mark]}: ${REASONS[code] ?? message}`;
     warn(`${name} ${why}`);
     trace?.tcp(`${name} ${why}`, `${mark}RST`);
     to.resetAndDestroy();
@@ -109,13 +108,13 @@ function pieces({ chop, wait }: Relay, way: Way): Transform {
 export function relayUdp(listener: dgram.Socket, relay: Relay): void {
   const clients = new Map<string, Duplex>();
   listener.on("error", () => {}); // Windows tells that a client is gone
-  listener.on("message", (question, { address, port }) => {
-    const name = nameOf(address, port);
+  listener.on("message", (question, { address: hostname, port }) => {
+    const name = formatAddress({ hostname, port });
     const isNew = !clients.has(name);
     if (isNew && clients.size === MOST_CLIENTS) {
       return warn(`${name} ignored: there are ${MOST_CLIENTS} clients`);
     }
-    const client = clients.get(name) ?? peer(listener, address, port);
+    const client = clients.get(name) ?? peer(listener, hostname, port);
     clients.set(name, client);
     if (isNew) join(client, name, relay, () => clients.delete(name));
     client.push(question);
@@ -135,8 +134,7 @@ function join(client: Duplex, name: string, relay: Relay, over: () => void) {
   server.pipe(chance(relay, { mark: "<", name, trace })).pipe(client);
   socket.on("error", () => {}); // Windows tells that no server is there
   socket.on("message", (answer, from) => {
-    const sender = nameOf(from.address, from.port);
-    if (sender === nameOf(hostname, port)) server.push(answer);
+    if (from.address === hostname && from.port === port) server.push(answer);
   });
 }
 
@@ -183,10 +181,6 @@ function tell({ mark, name, trace }: Way, bytes: Uint8Array, act: string) {
   trace?.event(`${name} ${size} from ${SENDER[mark]} ${act}`);
 }
 
-function nameOf(hostname: string, port: number): string {
-  return formatAddress({ hostname, port });
-}
-
 /** Opens a port for IPv6 and IPv4. Throws a {@linkcode Failure} of 1. */
 async function open(
   transport: "tcp" | "udp",
@@ -200,9 +194,9 @@ async function open(
     await once(listener, "listening");
     return listener;
   } catch (error) {
-    const { code, errno = 0 } = error as NodeJS.ErrnoException;
+    const { code = "", message } = error as NodeJS.ErrnoException;
     if (code === "EAFNOSUPPORT") return open(transport, port, "0.0.0.0");
-    const why = getSystemErrorMessage(errno);
+    const why = REASONS[code] ?? message;
     throw new Failure(1, `cannot listen on port ${port}: ${why}`);
   }
 }
@@ -268,15 +262,17 @@ function parseServer([word, ...rest]: (string | number)[]) {
   return parseTarget({ _: [first, ...rest] }, 7777);
 }
 
+type Faults = ReturnType<typeof parseFaults>;
+
 /** Reads what is to happen on the way. */
 function parseFaults(options: Options) {
   if (options.udp) refuse(options, ["once", "chop"], "is for TCP");
   else refuse(options, CHANCES, "is for UDP: add -u");
   const seed = parseNumber(options, "seed", 1, [0, 1e6]);
   return {
-    chop: parseNumber(options, "chop", 0, [1, 65_536]),
-    wait: parseNumber(options, "delay", 0, [0, 10_000]),
-    lose: parseNumber(options, "lose", 0, [0, 100]),
+    chop: parseNumber(options, "chop", 0, [1, 65_536]), // bytes; 0: whole
+    wait: parseNumber(options, "delay", 0, [0, 10_000]), // milliseconds
+    lose: parseNumber(options, "lose", 0, [0, 100]), // of a hundred
     double: parseNumber(options, "double", 0, [0, 100]),
     swap: parseNumber(options, "swap", 0, [0, 100]),
     draw: { ">": random(seed), "<": random(seed + 1e6) },

@@ -27,7 +27,8 @@ const MOST_CLIENTS = 100; // over UDP, where nobody says that it leaves
 const SILENCE = 60_000; // milliseconds, after which a client is dropped
 const MOST_LANES = 6; // in a diagram
 const HOLD = 20; // milliseconds, in which other datagrams overtake one
-const ANY = Deno.build.os === "windows" ? "0.0.0.0" : "::"; // and IPv4
+// Where to listen. On Windows, :: would take no IPv4.
+const ANY = Deno.build.os === "windows" ? "0.0.0.0" : "::";
 const SENDER = { ">": "the client", "<": "the server" };
 const REASONS: Record<string, string> = { // what Node's codes mean
   EACCES: "it needs more rights",
@@ -81,7 +82,7 @@ function passReset(from: Socket, to: Socket, { mark, name, trace }: Way) {
   });
 }
 
-/** Cuts a stream into pieces, and delays them. */
+/** Cuts a stream into pieces, delays them, and shows them. */
 function pieces({ chop, wait }: Relay, way: Way): Transform {
   const { mark, name, trace } = way;
   return new Transform({
@@ -150,7 +151,7 @@ function peer(socket: dgram.Socket, host: string, port: number): Duplex {
   });
 }
 
-/** Does to datagrams what networks do by chance. */
+/** Does to datagrams what networks do by chance, and shows them. */
 function chance(relay: Relay, way: Way): Transform {
   const { mark, name, trace } = way;
   const happens = (percent: number) => 100 * relay.draw[mark]() < percent;

@@ -1,6 +1,9 @@
 import { assert, assertEquals, assertLess } from "jsr:@std/assert@^1";
 import { assertMatch, assertNotEquals } from "jsr:@std/assert@^1";
+import dgram from "node:dgram";
+import { once } from "node:events";
 import { connect } from "node:net";
+import { relayUdp } from "../tools/between.ts";
 import {
   assertSame,
   bytes,
@@ -206,12 +209,13 @@ test("each act is a line of the trace, and a note in the drawing", async () => {
   await conn.closeWrite();
   assertEquals(text(await receive(conn)), "12345678");
   const { stderr } = await between.finish();
-  assertMatch(stderr, /\* \S+ in pieces of 3 bytes\n/);
-  assertMatch(stderr, /\* \S+ delayed by 5 ms\n/);
+  const what = "8 bytes from the client";
+  assertMatch(stderr, new RegExp(`\\* \\S+ ${what} in pieces of 3\\n`));
+  assertMatch(stderr, new RegExp(`\\* \\S+ ${what} delayed by 5 ms\\n`));
   const drawn = await drawing(file);
   assertMatch(
     drawn,
-    /Note .* in pieces of 3 bytes\n.*Note .* delayed by 5 ms\n/,
+    /Note .* in pieces of 3\n.*Note .* delayed by 5 ms\n/,
   );
   assertMatch(drawn, /p1->>p2: 3 bytes "123"\n/);
 });
@@ -337,6 +341,58 @@ test("a hundred clients over UDP have sockets, one more has none", async () => {
   await between.until(/127\.0\.0\.1:\d+ ignored: there are 100 clients/);
   for (const socket of sockets) socket.close();
 });
+
+test("delayed datagrams keep their order", async () => {
+  await using server = await serve("echo_udp");
+  const args = ["-u", "--delay=20", `127.0.0.1:${server.port}`];
+  await using between = await relay(...args);
+  const socket = openUdp();
+  const to = { transport: "udp", hostname: "127.0.0.1" } as const;
+  const sizes = Array.from({ length: 50 }, (_, i) => i);
+  for (const size of sizes) {
+    await socket.send(new Uint8Array(size), { ...to, port: between.port });
+  }
+  const got: number[] = [];
+  for (const size of sizes) {
+    const [answer] = await soon(socket.receive(), `answer ${size}`);
+    got.push(answer.length);
+  }
+  assertEquals(got, sizes);
+  socket.close();
+});
+
+test(
+  "a client over UDP keeps its socket until nothing passes for long",
+  { sanitizeOps: false, sanitizeResources: false }, // the last one's socket
+  async () => {
+    const server = openUdp();
+    const client = openUdp();
+    const listener = dgram.createSocket("udp4").bind(0, "127.0.0.1");
+    await soon(once(listener, "listening"), "a relay");
+    const { hostname, port } = server.addr as Deno.NetAddr;
+    const never = () => 1;
+    relayUdp(listener, {
+      server: { hostname, port },
+      film: () => undefined,
+      silence: 1000,
+      ...{ chop: 0, wait: 0, lose: 0, double: 0, swap: 0 },
+      draw: { ">": never, "<": never },
+    });
+    /** Sends after a pause; from which port the server gets it. */
+    async function seenFrom(pause: number): Promise<number> {
+      await new Promise((done) => setTimeout(done, pause));
+      const { port } = listener.address();
+      const to = { transport: "udp", hostname: "127.0.0.1", port } as const;
+      await client.send(bytes("question"), to);
+      const [, from] = await soon(server.receive(), "a question");
+      return (from as Deno.NetAddr).port;
+    }
+    const first = await seenFrom(0);
+    for (let i = 0; i < 5; i++) assertEquals(await seenFrom(300), first);
+    assertNotEquals(await seenFrom(1500), first);
+    for (const socket of [server, client, listener]) socket.close();
+  },
+);
 
 /** What happens to twenty datagrams with this seed, in order. */
 async function fates(port: number, seed: number): Promise<string[]> {

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S deno run --unstable-net --allow-net --allow-sys=networkInterfaces
+#!/usr/bin/env -S deno run --allow-net --allow-sys=networkInterfaces
 /**
  * A relay that stands between any client and any server, and shows what they
  * say. It can also do on purpose what networks do by chance: cut a stream into
@@ -13,257 +13,196 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
+import dgram from "node:dgram";
 import { once } from "node:events";
 import net, { type Socket } from "node:net"; // Deno's own sends no resets
-import { setTimeout as startTimer } from "node:timers";
-import { setTimeout as delay } from "node:timers/promises";
-import {
-  aborted,
-  announce,
-  counted,
-  Failure,
-  formatAddress,
-} from "../utils.ts";
-import { isClosed, limited, listen, log, needsUnstableNet } from "../utils.ts";
-import {
-  parseNumber,
-  parsePort,
-  parseTarget,
-  reason,
-  refuse,
-} from "../utils.ts";
-import { refuseUnknown, resolve, run, type Trace } from "../utils.ts";
+import { Duplex, Transform } from "node:stream";
+import { setTimeout } from "node:timers";
+import { aborted, announce, counted, delay, Failure } from "../utils.ts";
+import { formatAddress, limited, log, parseNumber } from "../utils.ts";
+import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
+import { resolve, run, type Trace } from "../utils.ts";
 
 const MOST_CLIENTS = 100; // over UDP, where nobody says that it leaves
-const SILENCE = 60_000; // milliseconds, after which such a client is forgotten
+const SILENCE = 60_000; // milliseconds, after which a client is dropped
 const MOST_LANES = 6; // in a diagram
-
-/** `>` goes to the server, `<` to the client. */
-type Mark = ">" | "<";
+const HOLD = 20; // milliseconds, in which other datagrams overtake one
+// Where to listen. On Windows, :: would take no IPv4.
+const ANY = Deno.build.os === "windows" ? "0.0.0.0" : "::";
 const SENDER = { ">": "the client", "<": "the server" };
-
-/** What is relayed, and what is to happen on the way. */
-interface Relay {
-  server: { hostname: string; port: number };
-  chop: number; // bytes of a piece; 0: as they come
-  wait: number; // milliseconds
-  /** whether this happens to the next datagram */
-  happens: (what: "lose" | "double" | "swap", mark: Mark) => boolean;
-  /** begins the trace of a client */
-  trace: (client: string) => Trace | undefined;
-}
-
+const REASONS: Record<string, string> = { // what Node's codes mean
+  EACCES: "it needs more rights",
+  EADDRINUSE: "it is in use",
+  ECONNREFUSED: "connection refused",
+  ECONNRESET: "connection reset",
+  ETIMEDOUT: "no answer in time",
+};
 const warn = limited(log);
 
-/** Passes on one direction of a connection, and its half-close in the end. */
-async function pump(
-  from: Socket,
-  to: Socket,
-  { chop, wait }: Relay,
-  show: (piece: Uint8Array) => void,
-): Promise<void> {
-  const pause = wait || (chop ? 1 : 0); // so that pieces arrive one by one
-  for await (const bytes of from.iterator({ destroyOnReturn: false })) {
-    const size = chop || bytes.length;
-    for (let start = 0; start < bytes.length; start += size) {
-      const piece = bytes.subarray(start, start + size);
-      if (pause > 0) await delay(pause);
-      show(piece);
-      // While this waits, nothing is read: TCP then slows the sender down.
-      await new Promise<void>((resolve, reject) => {
-        to.write(piece, (error) => error ? reject(error) : resolve());
-      });
-    }
-  }
-  await new Promise<void>((resolve) => to.end(resolve));
+/** What is relayed where, and what is to happen on the way. */
+export interface Relay extends Faults {
+  server: { hostname: string; port: number };
+  film: (client: string) => Trace | undefined; // begins the trace of a client
+  silence: number; // milliseconds, after which a client over UDP is dropped
 }
 
-/** Relays a connection. A reset at one end becomes a reset at the other. */
-async function relayConnection(client: Socket, relay: Relay): Promise<void> {
-  const { remoteAddress: hostname = "?", remotePort = 0 } = client;
-  const name = formatAddress({ hostname, port: remotePort });
-  const trace = relay.trace(name);
+/** One direction of an exchange: `>` goes to the server, `<` to the client. */
+interface Way {
+  mark: ">" | "<";
+  name: string; // of the client
+  trace?: Trace;
+}
+
+/** The lesson over TCP: passes on bytes, half-closes and resets. */
+async function relayTcp(client: Socket, relay: Relay): Promise<void> {
   const { hostname: host, port } = relay.server;
   const server = net.connect({ host, port, allowHalfOpen: true });
+  const { remoteAddress: hostname = "?", remotePort = 0 } = client;
+  const name = formatAddress({ hostname, port: remotePort });
+  const trace = relay.film(name);
   trace?.tcp("", ">SYN");
   server.on("connect", () => {
     trace?.tcp(`${name} connected`, "<SYN, ACK", ">ACK");
+    // A pipe reads no faster than it can write, and half-closes in the end.
+    client.pipe(pieces(relay, { mark: ">", name, trace })).pipe(server);
+    server.pipe(pieces(relay, { mark: "<", name, trace })).pipe(client);
   });
-  async function direction(mark: Mark, from: Socket, to: Socket) {
-    from.setNoDelay(true); // each write is a segment
-    from.on("error", (error) => {
-      to.resetAndDestroy();
-      const what = `${name} ${SENDER[mark]}: ${explain(error)}`;
-      warn(what);
-      trace?.tcp(what, `${mark}RST`);
-    });
-    await pump(from, to, relay, (piece) => {
-      trace?.data(mark, piece, `${name} `);
-    });
-    trace?.tcp(`${name} half-closed by ${SENDER[mark]}`, `${mark}FIN`);
-  }
-  const both = [direction(">", client, server), direction("<", server, client)];
-  await Promise.allSettled(both);
+  passReset(client, server, { mark: ">", name, trace });
+  passReset(server, client, { mark: "<", name, trace });
+  await Promise.allSettled([once(client, "close"), once(server, "close")]);
 }
 
-/** What the codes of Node's errors mean. */
-const REASONS: Record<string, string> = {
-  ...{ ECONNREFUSED: "connection refused", ECONNRESET: "connection reset" },
-  ...{ EADDRINUSE: "it is in use", EACCES: "it needs more rights" },
-  ...{ ETIMEDOUT: "no answer in time", EPIPE: "connection reset" },
-};
-
-function explain(error: Error & { code?: string }): string {
-  return REASONS[error.code ?? ""] ?? reason(error);
-}
-
-async function listenTcp(port: number): Promise<net.Server> {
-  const listener = net.createServer({ allowHalfOpen: true });
-  const host = Deno.build.os === "windows" ? "0.0.0.0" : undefined;
-  await once(listener.listen(port, host), "listening").catch((error) => {
-    throw new Failure(1, `cannot listen on port ${port}: ${explain(error)}`);
-  });
-  return listener;
-}
-
-/** Relays connections side by side, or only the first. */
-async function relayTcp(ports: number[], relay: Relay, isOnce: boolean) {
-  const listener = await firstFree(ports, listenTcp);
-  const { address: hostname, port } = listener.address() as net.AddressInfo;
-  await announce({ transport: "tcp", hostname, port }, false);
-  await new Promise<void>((resolve) => {
-    listener.on("connection", async (client) => {
-      if (isOnce) listener.close();
-      await relayConnection(client, relay);
-      if (isOnce) resolve();
-    });
+function passReset(from: Socket, to: Socket, { mark, name, trace }: Way) {
+  from.setNoDelay(true); // so that a piece is a segment
+  from.on("error", ({ code = "", message }: NodeJS.ErrnoException) => {
+    const why = `${SENDER[mark]}: ${REASONS[code] ?? message}`;
+    warn(`${name} ${why}`);
+    trace?.tcp(`${name} ${why}`, `${mark}RST`);
+    to.resetAndDestroy();
   });
 }
 
-/** One direction of a client's datagrams. */
-class Path {
-  #sending: Promise<unknown> = Promise.resolve(); // one after the other
-  #next = Promise.withResolvers<void>(); // when the next datagram has passed
-
-  constructor(
-    readonly mark: Mark,
-    readonly name: string,
-    readonly relay: Relay,
-    readonly send: (datagram: Uint8Array) => Promise<unknown>,
-    readonly trace?: Trace,
-  ) {}
-
-  /** Passes on a datagram, or does to it what a network may do. */
-  async pass(datagram: Uint8Array): Promise<void> {
-    const { mark, name, relay: { happens, wait } } = this;
-    const isLost = happens("lose", mark);
-    const isDouble = happens("double", mark);
-    const isSwapped = happens("swap", mark);
-    const what = `${counted(datagram.length, "byte")} from ${SENDER[mark]}`;
-    const tell = (fate: string) => this.trace?.event(`${name} ${what} ${fate}`);
-    if (isLost) return tell("lost");
-    if (isDouble) tell("doubled");
-    if (isSwapped) tell("held back");
-    if (wait > 0) await delay(wait);
-    if (isSwapped) await Promise.race([this.#next.promise, delay(1000)]);
-    for (let copies = isDouble ? 2 : 1; copies > 0; copies--) {
-      this.trace?.data(mark, datagram, `${name} `, "-)");
-      this.#sending = this.#sending.then(() => this.send(datagram))
-        .catch((error) => warn(`${name} ${reason(error)}`));
-    }
-    this.#next.resolve();
-    this.#next = Promise.withResolvers();
-  }
+/** Cuts a stream into pieces, delays them, and shows them. */
+function pieces({ chop, wait }: Relay, way: Way): Transform {
+  const { mark, name, trace } = way;
+  return new Transform({
+    async transform(bytes: Uint8Array, _encoding, done) {
+      const size = chop || bytes.length;
+      if (size < bytes.length) tell(way, bytes, `in pieces of ${chop}`);
+      if (wait) tell(way, bytes, `delayed by ${wait} ms`);
+      for (let start = 0; start < bytes.length; start += size) {
+        if (chop || wait) await delay(wait || 1); // else they are joined again
+        const piece = bytes.subarray(start, start + size);
+        trace?.data(mark, piece, `${name} `);
+        this.push(piece);
+      }
+      done();
+    },
+    flush(done) {
+      trace?.tcp(`${name} half-closed by ${SENDER[mark]}`, `${mark}FIN`);
+      done();
+    },
+  });
 }
 
-/** A client over UDP. It has a socket of its own to the server. */
-class Client {
-  readonly #socket: Deno.DatagramConn;
-  readonly #timer = startTimer(() => this.#socket.close(), SILENCE);
-  readonly #questions: Path;
-  readonly #answers: Path;
-
-  constructor(name: string, readonly relay: Relay, back: Path["send"]) {
-    const server = { transport: "udp", ...relay.server } as const;
-    const hostname = server.hostname.includes(":") ? "::" : "0.0.0.0";
-    const socket = openUdp({ hostname, port: 0 });
-    const send = (question: Uint8Array) => socket.send(question, server);
-    const trace = relay.trace(name);
-    this.#socket = socket;
-    this.#questions = new Path(">", name, relay, send, trace);
-    this.#answers = new Path("<", name, relay, back, trace);
-  }
-
-  ask(question: Uint8Array): void {
-    this.#timer.refresh();
-    this.#questions.pass(question);
-  }
-
-  /** Passes on the answers, until nothing has passed for a minute. */
-  async receive(): Promise<void> {
-    const server = formatAddress(this.relay.server);
-    for await (const [answer, from] of datagrams(this.#socket)) {
-      if (formatAddress(from) !== server) continue; // it was not asked
-      this.#timer.refresh();
-      this.#answers.pass(answer);
+/** The lesson over UDP: each client has a socket of its own to the server. */
+export function relayUdp(listener: dgram.Socket, relay: Relay): void {
+  const clients = new Map<string, Duplex>();
+  listener.on("error", () => {}); // Windows tells that a client is gone
+  listener.on("message", (question, { address: hostname, port }) => {
+    const name = formatAddress({ hostname, port });
+    const isNew = !clients.has(name);
+    if (isNew && clients.size === MOST_CLIENTS) {
+      return warn(`${name} ignored: there are ${MOST_CLIENTS} clients`);
     }
-    this.#answers.trace?.event(`${this.#answers.name} forgotten`);
-  }
+    const client = clients.get(name) ?? peer(listener, hostname, port);
+    clients.set(name, client);
+    if (isNew) join(client, name, relay, () => clients.delete(name));
+    client.push(question);
+  });
 }
 
-function openUdp(at: { hostname: string; port: number }): Deno.DatagramConn {
-  return Deno.listenDatagram({ transport: "udp", ...at });
+/** Joins a client and the server, until both have been silent for long. */
+function join(client: Duplex, name: string, relay: Relay, over: () => void) {
+  const { hostname, port } = relay.server;
+  const socket = dgram.createSocket(hostname.includes(":") ? "udp6" : "udp4");
+  const server = peer(socket, hostname, port);
+  const trace = relay.film(name);
+  const silence = setTimeout(() => socket.close(over), relay.silence);
+  client.on("data", () => silence.refresh());
+  server.on("data", () => silence.refresh());
+  client.pipe(chance(relay, { mark: ">", name, trace })).pipe(server);
+  server.pipe(chance(relay, { mark: "<", name, trace })).pipe(client);
+  socket.on("error", () => {}); // Windows tells that no server is there
+  socket.on("message", (answer, from) => {
+    if (from.address === hostname && from.port === port) server.push(answer);
+  });
 }
 
-/** Yields datagrams and their senders, until the socket is closed. */
-async function* datagrams(socket: Deno.DatagramConn) {
-  for (;;) {
-    try {
-      const [datagram, from] = await socket.receive(new Uint8Array(65_535));
-      yield [datagram, from as Deno.NetAddr] as const;
-    } catch (error) {
-      if (isClosed(error)) return;
-      // Otherwise one peer cannot be reached, as Windows tells here.
-    }
-  }
+/** A peer over UDP, as a stream whose chunks are datagrams. */
+function peer(socket: dgram.Socket, host: string, port: number): Duplex {
+  return new Duplex({
+    objectMode: true,
+    read() {}, // the socket pushes what it receives
+    write(datagram, _encoding, done) {
+      // One after the other: Deno reorders what is sent at once.
+      socket.send(datagram, port, host, () => done());
+    },
+  });
 }
 
-/** Relays datagrams between the server and all clients. */
-async function relayUdp(ports: number[], relay: Relay): Promise<void> {
-  const open = (port: number) => Promise.try(() => listen(openUdp, port));
-  const socket = await firstFree(ports, open);
-  await announce(socket.addr as Deno.NetAddr, false);
-  const clients = new Map<string, Client>();
-  for await (const [datagram, from] of datagrams(socket)) {
-    const name = formatAddress(from);
-    let client = clients.get(name);
-    if (!client && clients.size >= MOST_CLIENTS) {
-      warn(`${name} ignored: there are ${MOST_CLIENTS} clients`);
-      continue;
-    }
-    if (!client) {
-      client = new Client(name, relay, (answer) => socket.send(answer, from));
-      clients.set(name, client);
-      client.receive().then(() => clients.delete(name));
-    }
-    client.ask(datagram);
-  }
+/** Does to datagrams what networks do by chance, and shows them. */
+function chance(relay: Relay, way: Way): Transform {
+  const { mark, name, trace } = way;
+  const happens = (percent: number) => 100 * relay.draw[mark]() < percent;
+  return new Transform({
+    objectMode: true,
+    async transform(datagram: Uint8Array, _encoding, done) {
+      done(); // the next datagram does not wait for this one
+      const isLost = happens(relay.lose);
+      const isDouble = happens(relay.double);
+      const isHeld = happens(relay.swap);
+      if (isLost) return tell(way, datagram, "lost");
+      if (isDouble) tell(way, datagram, "doubled");
+      if (isHeld) tell(way, datagram, "held back");
+      if (relay.wait) tell(way, datagram, `delayed by ${relay.wait} ms`);
+      const pause = isHeld ? relay.wait + HOLD : relay.wait;
+      if (pause) await delay(pause);
+      for (let copies = isDouble ? 2 : 1; copies > 0; copies--) {
+        trace?.data(mark, datagram, `${name} `, "-)");
+        this.push(datagram);
+      }
+    },
+  });
 }
 
-/** Listens on the first of these ports that is free. */
-async function firstFree<Listener>(
-  [port, ...others]: number[],
-  open: (port: number) => Promise<Listener>,
-): Promise<Listener> {
+/** Notes what was done to bytes on their way. */
+function tell({ mark, name, trace }: Way, bytes: Uint8Array, act: string) {
+  const size = counted(bytes.length, "byte");
+  trace?.event(`${name} ${size} from ${SENDER[mark]} ${act}`);
+}
+
+/** Opens a port for IPv6 and IPv4. Throws a {@linkcode Failure} of 1. */
+async function open(
+  transport: "tcp" | "udp",
+  port: number,
+  host = ANY,
+): Promise<net.Server | dgram.Socket> {
+  const listener = transport === "tcp"
+    ? net.createServer({ allowHalfOpen: true }).listen(port, host)
+    : dgram.createSocket(host === "::" ? "udp6" : "udp4").bind(port, host);
   try {
-    return await open(port);
+    await once(listener, "listening");
+    return listener;
   } catch (error) {
-    if (others.length === 0) throw error;
-    return firstFree(others, open);
+    const { code = "", message } = error as NodeJS.ErrnoException;
+    if (code === "EAFNOSUPPORT") return open(transport, port, "0.0.0.0");
+    const why = REASONS[code] ?? message;
+    throw new Failure(1, `cannot listen on port ${port}: ${why}`);
   }
 }
 
-/** Lehmer's generator: numbers from 0 to 1, for a seed always the same. */
+/** Lehmer's generator: numbers from 0 to 1, the same ones for a seed. */
 function random(seed: number): () => number {
   let state = 1 + seed * 48_271;
   return () => {
@@ -283,8 +222,8 @@ usage: between [options] HOST[:PORT] | PORT    where the server is (port 7777)
       --delay MS        delay each piece or datagram
       --lose PERCENT    UDP: lose so many datagrams of a hundred
       --double PERCENT  UDP: send so many twice
-      --swap PERCENT    UDP: hold so many back until the next one has passed
-      --seed N          let chance decide as it did before
+      --swap PERCENT    UDP: hold so many back for 20 ms: others overtake them
+      --seed N          UDP: let chance pick other datagrams (1)
       --diagram FILE    draw the exchange into a Markdown file
   -v, --verbose         show what passes (-vv: every byte)
   -h, --help, -V, --version   print this text, or the version
@@ -294,11 +233,11 @@ examples: between 7777 -v --diagram mine.md   show what clients of 8777 do
           between -u --lose 20 --seed 4 7777  lose a fifth of the datagrams
 `;
 
-const CHANCES = ["lose", "double", "swap"] as const;
+const CHANCES = ["lose", "double", "swap", "seed"];
 
 function parse(args: string[]) {
   return parseArgs(args, {
-    string: ["_", "port", "diagram", "chop", "delay", "seed", ...CHANCES],
+    string: ["_", "port", "diagram", "chop", "delay", ...CHANCES],
     boolean: ["help", "version", "verbose", "udp", "once"],
     collect: ["verbose"],
     alias: { h: "help", p: "port", u: "udp", v: "verbose", V: "version" },
@@ -308,72 +247,70 @@ function parse(args: string[]) {
 
 type Options = ReturnType<typeof parse>;
 
-/** Reads how often what is to happen to datagrams, and returns what decides. */
-function parseChances(options: Options, seed: number): Relay["happens"] {
-  const percent = (name: string) => parseNumber(options, name, 0, [0, 100]);
-  const chances = Object.fromEntries(CHANCES.map((n) => [n, percent(n)]));
-  // One direction decides without regard to the other.
-  const draw = { ">": random(seed), "<": random(seed + 1e6) };
-  return (what, mark) => 100 * draw[mark]() < chances[what];
-}
-
-/** Gives the clients lanes in the diagram: beyond six, they share one. */
-function lanes(trace: Trace | undefined, chop: number, wait: number) {
+/** Gives each client a trace. In a diagram, those after six share a lane. */
+function filming(trace?: Trace): Relay["film"] {
   const names = new Set<string>();
-  return (name: string) => {
+  return (name) => {
     if (names.size < MOST_LANES) names.add(name);
-    const lane = trace?.client(names.has(name) ? name : "others");
-    if (chop) lane?.event(`${name} in pieces of ${counted(chop, "byte")}`);
-    if (wait) lane?.event(`${name} delayed by ${wait} ms`);
-    return lane;
+    return trace?.client(names.has(name) ? name : "others");
   };
 }
 
 /** Reads where the server is: a port alone is one of this machine. */
 function parseServer([word, ...rest]: (string | number)[]) {
   if (word === undefined) throw new Failure(2, "the server's port is missing");
-  const isPort = /^\d+$/.test(`${word}`);
-  return parseTarget(
-    { _: [isPort ? `localhost:${word}` : word, ...rest] },
-    7777,
-  );
+  const first = /^\d+$/.test(`${word}`) ? `localhost:${word}` : word;
+  return parseTarget({ _: [first, ...rest] }, 7777);
+}
+
+type Faults = ReturnType<typeof parseFaults>;
+
+/** Reads what is to happen on the way. */
+function parseFaults(options: Options) {
+  if (options.udp) refuse(options, ["once", "chop"], "is for TCP");
+  else refuse(options, CHANCES, "is for UDP: add -u");
+  const seed = parseNumber(options, "seed", 1, [0, 1e6]);
+  return {
+    chop: parseNumber(options, "chop", 0, [1, 65_536]), // bytes; 0: whole
+    wait: parseNumber(options, "delay", 0, [0, 10_000]), // milliseconds
+    lose: parseNumber(options, "lose", 0, [0, 100]), // of a hundred
+    double: parseNumber(options, "double", 0, [0, 100]),
+    swap: parseNumber(options, "swap", 0, [0, 100]),
+    draw: { ">": random(seed), "<": random(seed + 1e6) },
+  };
 }
 
 async function work(options: Options, signal: AbortSignal, trace?: Trace) {
-  const isUdp = options.udp;
-  if (isUdp) refuse(options, ["once", "chop"], "is for TCP");
-  else refuse(options, [...CHANCES, "seed"], "is for UDP: add -u");
+  const faults = parseFaults(options);
   const target = parseServer(options._);
-  const usual = [target.port + 1000, 0].filter((port) => port <= 65_535);
-  const ports = options.port ? [parsePort(options.port)] : usual;
-  const chop = parseNumber(options, "chop", 0, [1, 65_536]);
-  const wait = parseNumber(options, "delay", 0, [0, 60_000]);
-  const any = Math.floor(1e6 * Math.random());
-  const seed = parseNumber(options, "seed", any, [0, 1e6]);
-  const happens = parseChances(options, seed);
-  if (isUdp) needsUnstableNet("UDP");
-  const found = await resolve({ ...target, signal, trace });
-  const ipv4 = found.find((address) => !address.includes(":"));
+  const transport = options.udp ? "udp" : "tcp";
+  const usual = target.port + 1000; // if it is free
+  const listener = options.port
+    ? await open(transport, parsePort(options.port))
+    : await open(transport, usual).catch(() => open(transport, 0));
+  const addresses = await resolve({ ...target, signal, trace });
+  const ipv4 = addresses.find((address) => !address.includes(":"));
   // Over TCP, Node tries all addresses of a name.
-  const hostname = isUdp ? ipv4 ?? found[0] : target.hostname;
+  const hostname = options.udp ? ipv4 ?? addresses[0] : target.hostname;
   const server = { hostname, port: target.port };
   if (trace) trace.peer = formatAddress(server);
-  const begin = lanes(trace, chop, wait);
-  const relay = { server, chop, wait, happens, trace: begin };
-  const relaying = isUdp
-    ? relayUdp(ports, relay)
-    : relayTcp(ports, relay, options.once);
-  await Promise.race([relaying, aborted(signal)]).catch((error) => {
-    if (!signal.aborted) throw error; // Ctrl-C is the usual end
+  const relay = { server, film: filming(trace), silence: SILENCE, ...faults };
+  const over = Promise.withResolvers<void>();
+  if (listener instanceof dgram.Socket) relayUdp(listener, relay);
+  listener.on("connection", async (client: Socket) => {
+    if (options.once) listener.close();
+    await relayTcp(client, relay);
+    if (options.once) over.resolve();
   });
-  const isByChance = CHANCES.some((name) => options[name]);
-  if (isByChance) log(`--seed ${seed} lets the same happen again`);
+  const { address, port } = listener.address() as net.AddressInfo;
+  await announce({ transport, hostname: address, port }, false);
+  aborted(signal).catch(over.resolve); // Ctrl-C is the usual end
+  await over.promise;
 }
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "between", usage: USAGE };
-  return run(script, () => parse(args), work);
+  return run({ name: "between", usage: USAGE }, () => parse(args), work);
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

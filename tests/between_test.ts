@@ -442,15 +442,21 @@ test("between says in one line that its port is in use", async () => {
 test("between refuses a bad command line with 2", async () => {
   const lines: [string, RegExp][] = [
     ["", /the server's port is missing/],
-    ["7777 7778 7779", /too many words: "7779"|too many words: "7778"/],
-    ["--chop 0 7777", /--chop must be 1 to 65536, not "0"/],
-    ["--lose 101 -u 7777", /--lose must be 0 to 100, not "101"/],
+    ["7777 7778 7779", /unexpected argument "7779"|unexpected argument "7778"/],
+    ["--chop 0 7777", /--chop must be a whole number from 1 to 65536, not "0"/],
+    [
+      "--lose 101 -u 7777",
+      /--lose must be a whole number from 0 to 100, not "101"/,
+    ],
     ["--lose 10 7777", /--lose is for UDP: add -u/],
     ["-u --chop 10 7777", /--chop is for TCP/],
     ["-u --once 7777", /--once is for TCP/],
     ["--fast 7777", /unknown option --fast/],
     ["99999", /"99999" is not a port/],
-    ["-u --seed x no.such.name", /--seed must be 0 to 1000000, not "x"/],
+    [
+      "-u --seed x no.such.name",
+      /--seed must be a whole number from 0 to 1000000, not "x"/,
+    ],
   ];
   for (const [line, message] of lines) {
     const args = line.split(" ").filter(Boolean);

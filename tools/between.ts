@@ -6,7 +6,7 @@
  *
  * Try it with a server of yours on port 7777:
  *
- *     deno run -A tools/between.ts -v 7777    listening on tcp://[::]:8777
+ *     deno run -A tools/between.ts -v 7777    # listening on tcp://[::]:8777
  *
  * A client of port 8777 now talks to that server, and you see both sides.
  *
@@ -18,6 +18,7 @@ import { once } from "node:events";
 import net, { type Socket } from "node:net"; // Deno's own sends no resets
 import { Duplex, Transform } from "node:stream";
 import { setTimeout } from "node:timers";
+import { random } from "../echo_udp.ts";
 import { aborted, announce, counted, delay, Failure } from "../utils.ts";
 import { formatAddress, limited, log, parseNumber } from "../utils.ts";
 import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
@@ -202,15 +203,6 @@ async function open(
   }
 }
 
-/** Lehmer's generator: numbers from 0 to 1, the same ones for a seed. */
-function random(seed: number): () => number {
-  let state = 1 + seed * 48_271;
-  return () => {
-    state = (state * 48_271) % 2_147_483_647;
-    return state / 2_147_483_647;
-  };
-}
-
 const USAGE = `between: a relay that shows what a client and a server say
 
 usage: between [options] HOST[:PORT] | PORT    where the server is (port 7777)
@@ -220,10 +212,10 @@ usage: between [options] HOST[:PORT] | PORT    where the server is (port 7777)
       --once            TCP: end after the first connection
       --chop N          TCP: pass on pieces of N bytes
       --delay MS        delay each piece or datagram
-      --lose PERCENT    UDP: lose so many datagrams of a hundred
-      --double PERCENT  UDP: send so many twice
-      --swap PERCENT    UDP: hold so many back for 20 ms: others overtake them
-      --seed N          UDP: let chance pick other datagrams (1)
+      --lose PERCENT    UDP: lose this percentage of the datagrams
+      --double PERCENT  UDP: send this percentage twice
+      --swap PERCENT    UDP: hold so many back for 20 ms
+      --seed N          UDP: pick other datagrams (1)
       --diagram FILE    draw the exchange into a Markdown file
   -v, --verbose         show what passes (-vv: every byte)
   -h, --help, -V, --version   print this text, or the version

@@ -2,8 +2,8 @@
 /**
  * A client for HTTP/1.1 (RFC 9110, RFC 9112), by hand over a socket. Asking for
  * a page takes a few lines of text; the art is in the answer. TCP has no
- * message boundaries, so the header section has to say where the body ends, in
- * one of five ways. `-v` shows which.
+ * message boundaries, so the header section has to say where the body ends.
+ * `frame` lists the five ways, and `-v` shows which one it was.
  *
  * Try it in two terminals:
  *
@@ -74,13 +74,13 @@ class BufferedReader {
     return this.#end - this.#start;
   }
 
-  /** Shows what has come, so many bytes at most. It is good until `fill`. */
+  /** Returns what has come, up to `most` bytes. It is good until `fill`. */
   peek(most: number): Uint8Array {
     const end = Math.min(this.#start + most, this.#end);
     return this.#buffer.subarray(this.#start, end);
   }
 
-  /** Does the same, and goes on behind it. */
+  /** Returns the same bytes, and removes them. */
   take(most: number): Uint8Array {
     const bytes = this.peek(most);
     this.#start += bytes.length;
@@ -145,15 +145,15 @@ async function readHead(reader: BufferedReader): Promise<Head> {
   return { status: Number(status), reason, fields, text: raw.join("") };
 }
 
-/** Waits for `HTTP/`: who speaks something else may never end the line. */
+/** Waits for `HTTP/`: a server of another protocol may never end its line. */
 async function readStart(reader: BufferedReader): Promise<void> {
-  for (const start = "HTTP/";;) {
-    const text = latin1(reader.peek(start.length));
-    if (!start.startsWith(text)) throw foreign(latin1(reader.peek(60)));
-    if (text === start) return;
+  for (;;) {
+    const text = latin1(reader.peek(5));
+    if (text === "HTTP/") return;
+    if (!"HTTP/".startsWith(text)) throw foreign(latin1(reader.peek(60)));
     if (await reader.fill()) continue;
     if (text) throw new Failure(18, "the server closed in the status line");
-    throw new Failure(52, "the server closed without an answer");
+    throw new Failure(52, "the server closed without a response");
   }
 }
 
@@ -170,9 +170,14 @@ async function readSection(reader: BufferedReader, where: string) {
     const line = reader.takeLine() ?? await reader.readLine(where);
     size += Math.max(60, line.length); // a short line costs memory, too
     lines.push(latin1(line));
-    if (/^\r?\n$/.test(lines[lines.length - 1])) return lines;
+    if (isEmpty(line)) return lines;
   }
   throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
+}
+
+/** Whether a line has nothing but its end, CR LF or LF. */
+function isEmpty(line: Uint8Array): boolean {
+  return line.length === 1 || line.length === 2 && line[0] === 13;
 }
 
 function addField(fields: Head["fields"], line: string): void {
@@ -207,43 +212,56 @@ function list(head: Head, name: string): string[] {
   return parts.map((part) => trim(part).toLowerCase());
 }
 
-type Framing = ReturnType<typeof frame>;
+/** Where a body ends. */
+export interface Framing {
+  isChunked?: boolean;
+  length: number; // Infinity where the header section does not say
+  why: string;
+  rule: string; // of RFC 9112 6.3
+}
 
-/** Decides where the body ends: RFC 9112 6.3, in its order. */
-export function frame(method: string, head: Head) {
+/**
+ * Decides where the body ends: RFC 9112 6.3, in its order.
+ *
+ * - HEAD, 204 and 304: there is none (rule 1)
+ * - `Transfer-Encoding` ends with `chunked`: the last chunk says (rule 4)
+ * - any other `Transfer-Encoding`: where the server closes (rule 4)
+ * - `Content-Length`: after so many bytes (rule 6)
+ * - neither: where the server closes (rule 8)
+ *
+ * Throws a {@linkcode Failure} of 8 for a length that is none (rule 5).
+ */
+export function frame(method: string, head: Head): Framing {
   const { status } = head;
   const lengths = list(head, "content-length");
   const codings = list(head, "transfer-encoding").filter((coding) => coding);
-  const isChunked = codings.at(-1) === "chunked";
-  const rules = lengths.length ? "rules 3 and 4" : "rule 4";
-  const framing = (length: number, why: string, rule: string) => ({
-    isChunked: isChunked && rule !== "rule 1",
-    codings: isChunked ? codings.slice(0, -1) : codings,
-    length, // Infinity where it is not known beforehand
-    why: `${why} (RFC 9112 6.3, ${rule})`,
-  });
-  if (method === "HEAD" || status < 200 || status === 204 || status === 304) {
+  const rule = lengths.length ? "rules 3 and 4" : "rule 4";
+  if (method === "HEAD" || status === 204 || status === 304) {
     const what = method === "HEAD" ? method : status;
-    return framing(0, `none, as ${what} has none`, "rule 1");
+    return { length: 0, why: `none, as ${what} has none`, rule: "rule 1" };
   }
-  if (isChunked) {
-    const beats = lengths.length ? ", despite Content-Length" : "";
-    return framing(Infinity, `chunked${beats}`, rules);
+  if (codings.at(-1) === "chunked") {
+    const why = lengths.length ? "chunked, despite Content-Length" : "chunked";
+    return { isChunked: true, length: Infinity, why, rule };
   }
   if (codings.length) {
-    return framing(Infinity, "to the close, as chunked is not last", rules);
+    const why = "to the close, as chunked is not last";
+    return { length: Infinity, why, rule };
   }
   if (lengths.length === 0) {
-    return framing(Infinity, "to the close, as no length is given", "rule 8");
+    const why = "to the close, as no length is given";
+    return { length: Infinity, why, rule: "rule 8" };
   }
   const length = Number(lengths[0]);
-  const isLength = length <= Number.MAX_SAFE_INTEGER &&
+  const isValid = length <= Number.MAX_SAFE_INTEGER &&
     lengths.every((each) => /^\d+$/.test(each) && Number(each) === length);
-  if (isLength) {
-    return framing(length, `${length} bytes, by Content-Length`, "rule 6");
+  if (!isValid) {
+    const given = lengths.join(", ").slice(0, 60);
+    const why = `"Content-Length: ${given}" is not a length`;
+    throw new Failure(8, `${why} (RFC 9112 6.3, rule 5)`);
   }
-  const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
-  throw new Failure(8, framing(0, `${given} is no length`, "rule 5").why);
+  const why = `${length} bytes, by Content-Length`;
+  return { length, why, rule: "rule 6" };
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
@@ -259,12 +277,12 @@ async function passBytes(
     if (left === 0) return;
     body.flush(); // nothing is held back while this waits
     if (await reader.fill()) continue;
-    if (length === Infinity && !reader.isCut) return;
-    const isKnown = length < Infinity;
-    const why = isKnown
-      ? `the server closed with ${left} of ${length} bytes still to come`
-      : "TLS was cut off: the end may be missing";
-    throw new Failure(18, why);
+    if (length < Infinity) {
+      const missing = `${left} of ${length} bytes still to come`;
+      throw new Failure(18, `the server closed with ${missing}`);
+    }
+    if (!reader.isCut) return;
+    throw new Failure(18, "TLS was cut off: the end may be missing");
   }
 }
 
@@ -288,7 +306,7 @@ async function passChunks(
     if (isHere) reader.take(size);
     else await passBytes(reader, size, body);
     const end = reader.takeLine() ?? await readLine();
-    if (end.length === 1 || end.length === 2 && end[0] === 13) continue;
+    if (isEmpty(end)) continue;
     throw new Failure(56, `a chunk does not end after its ${size} bytes`);
   }
   body.flush();
@@ -322,17 +340,17 @@ function hexDigit(byte: number): number {
 /** Takes bytes, which are good until it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
 
-/** Gathers small pieces into large writes: each write has its cost. */
+/**
+ * Gathers small pieces into large writes, as each write has its cost. It
+ * gathers in one buffer while the other is written.
+ */
 export class BufferedWriter {
   #buffers = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)];
   #length = 0; // of what is gathered in the first of them
-  #writing: Promise<void> | undefined; // of the second
+  #writing: Promise<void> | undefined;
 
-  /** `failed` is told of errors, as nobody may be waiting for that write. */
-  constructor(
-    readonly target: Write,
-    readonly failed: (error: Error) => void,
-  ) {}
+  /** `failed` is called at once when a write fails; `drain` throws why. */
+  constructor(readonly target: Write, readonly failed: () => void) {}
 
   /** Takes the bytes if there is room for them, or returns false. */
   gather(bytes: Uint8Array): boolean {
@@ -377,7 +395,7 @@ export class BufferedWriter {
 
 type Engine = import("node:zlib").Gunzip;
 
-/** Undoes gzip or deflate. It passes on no byte that was not sent. */
+/** Decodes gzip or deflate. It passes on no byte that was not sent. */
 class Decoder {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
@@ -386,9 +404,21 @@ class Decoder {
 
   /** Throws a {@linkcode Failure} of 61. */
   async write(bytes: Uint8Array): Promise<void> {
-    // One byte can decode to a thousand: short slices bound the memory.
     for (let start = 0; start < bytes.length;) {
-      start += await this.#decode(bytes.subarray(start, start + 8192));
+      this.#engine ??= await this.#open();
+      const engine = this.#engine;
+      const before = engine.bytesWritten;
+      // One byte can decode to a thousand: short slices bound the memory.
+      const slice = bytes.subarray(start, start + 8192);
+      await new Promise((resolve) => engine.write(slice, resolve));
+      start += engine.bytesWritten - before;
+      let error: Error & { code?: string } | null = engine.errored;
+      const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
+      if (isOver && this.coding.endsWith("gzip")) { // it may have several members: RFC 1952 2.2
+        this.#engine = undefined;
+        error = null;
+      }
+      await this.#pass(error);
     }
     this.output.flush();
   }
@@ -403,42 +433,25 @@ class Decoder {
     await this.#pass(error);
   }
 
-  /** Returns how many of the bytes were decoded. */
-  async #decode(bytes: Uint8Array): Promise<number> {
-    this.#engine ??= await this.#start();
-    const engine = this.#engine;
-    const before = engine.bytesWritten;
-    await new Promise((resolve) => engine.write(bytes, resolve));
-    const error: Error & { code?: string } | null = engine.errored;
-    const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
-    if (isOver && /gzip/.test(this.coding)) { // another member: RFC 1952 2.2
-      this.#engine = undefined;
-      await this.#pass();
-      return engine.bytesWritten - before;
-    }
-    await this.#pass(error);
-    return bytes.length;
-  }
-
-  async #start(): Promise<Engine> {
+  async #open(): Promise<Engine> {
     const zlib = await import("node:zlib");
     const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
     const engines: Record<string, () => Engine> = {
       gzip: () => zlib.createGunzip(options),
+      "x-gzip": () => zlib.createGunzip(options),
       deflate: () => zlib.createInflate(options), // zlib's: RFC 9110 8.4.1.2
     };
-    const open = engines[this.coding.replace(/^x-gzip$/, "gzip")];
-    if (!open) {
-      const coding = this.coding.slice(0, 60);
-      throw new Failure(61, `cannot undo the coding "${coding}"`);
+    const coding = this.coding.slice(0, 60);
+    const engine = engines[this.coding]?.();
+    if (!engine) {
+      throw new Failure(61, `unsupported content coding "${coding}"`);
     }
-    const engine = open();
     engine.on("data", (bytes: Uint8Array) => this.#decoded.push(bytes));
-    engine.on("error", () => {}); // `errored` says it in time
+    engine.on("error", () => {}); // `errored` has it
     return engine;
   }
 
-  async #pass(error?: unknown): Promise<void> {
+  async #pass(error: unknown): Promise<void> {
     for (const bytes of this.#decoded.splice(0)) {
       await this.output.write(bytes);
       // A used buffer is freed at once: the collector would let many pile up.
@@ -446,9 +459,9 @@ class Decoder {
       const isUsed = byteOffset + length === buffer.byteLength;
       if (isUsed) (buffer as ArrayBuffer).transfer(0);
     }
-    if (!error) return;
-    await this.output.drain(); // what is good comes out
-    throw new Failure(61, `the ${this.coding} coding is damaged`, error);
+    if (error) {
+      throw new Failure(61, `the ${this.coding} coding is damaged`, error);
+    }
   }
 }
 
@@ -459,7 +472,7 @@ interface Progress {
 }
 
 /** What to get, and how: curl's options, by their long names. */
-export type Options = Partial<Omit<ReturnType<typeof check>, "url">> & {
+export type Options = Partial<Omit<Given, "url">> & {
   url: URL;
   write: Write; // where the answer goes
   caCerts?: string[]; // authorities to trust as well, in PEM
@@ -471,17 +484,15 @@ export type Options = Partial<Omit<ReturnType<typeof check>, "url">> & {
 /** What becomes of an answer. */
 export class Answer {
   location = ""; // where it redirects to, if that is followed
-  log: Log | undefined;
+  readonly log: Log | undefined;
   #output: BufferedWriter;
   #body: BufferedWriter; // the same, or what is decoded first
   #decoder: Decoder | undefined;
   #done = 0; // bytes of the body
   #heads = 0; // bytes of header sections
 
-  constructor(
-    readonly options: Options,
-    readonly failed: (error: Error) => void,
-  ) {
+  /** `failed` is called at once when the output or the decoding fails. */
+  constructor(readonly options: Options, readonly failed: () => void) {
     const { trace } = options;
     if (trace) this.log = (line) => trace.event(line);
     this.#output = new BufferedWriter((bytes) => this.#write(bytes), failed);
@@ -492,46 +503,53 @@ export class Answer {
   async head({ text }: Head): Promise<void> {
     this.#heads += text.length;
     if (this.#heads > 20 * MOST_HEAD) {
-      throw new Failure(63, "no end of answers that are not final");
+      throw new Failure(63, "too many interim (1xx) responses");
     }
     const { include, head, write } = this.options;
     const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
     if (include || head) await write(bytes);
   }
 
-  /** Says where the body goes, if anywhere. Throws a {@linkcode Failure}. */
+  /** Returns where the body goes, if anywhere. Throws a {@linkcode Failure}. */
   body(head: Head, framing: Framing): BufferedWriter | undefined {
-    const { length, why, codings } = framing;
-    const { fail, compressed, progress } = this.options;
-    const max = this.options["max-filesize"] || Infinity;
-    if (this.options.location && /^30[12378]$/.test(`${head.status}`)) {
+    const { status } = head;
+    const { length, why, rule } = framing;
+    const { location, fail, progress, "max-filesize": max } = this.options;
+    if (location && [301, 302, 303, 307, 308].includes(status)) {
       this.location = values(head, "location").find((each) => each) ?? "";
       if (this.location) return undefined;
     }
-    this.log?.(`body: ${why}`);
-    if (fail && head.status >= 400) {
-      const status = `${head.status} ${head.reason.slice(0, 90)}`.trim();
-      throw new Failure(22, `the server answers ${status}`);
+    this.log?.(`body: ${why} (RFC 9112 6.3, ${rule})`);
+    if (fail && status >= 400) {
+      const reason = head.reason.slice(0, 90);
+      throw new Failure(22, `the server answers ${status} ${reason}`.trim());
     }
-    if (length > max && length < Infinity) {
+    if (max && length > max && length < Infinity) {
       throw new Failure(63, `too large: ${counted(length, "byte")}`);
     }
-    const content = compressed ? list(head, "content-encoding") : [];
-    const coding = [...content, ...codings]
-      .filter((coding) => !/^(identity|none)?$/.test(coding)).join(", ");
+    const coding = this.#coding(head, framing);
     if (progress) progress.total = coding ? Infinity : length;
     if (!coding) return this.#output;
     const decoder = new Decoder(coding, this.#output);
     this.#decoder = decoder;
-    const write = (bytes: Uint8Array) => decoder.write(bytes);
-    this.#body = new BufferedWriter(write, this.failed);
+    const decode = (bytes: Uint8Array) => decoder.write(bytes);
+    this.#body = new BufferedWriter(decode, this.failed);
     return this.#body;
   }
 
-  /** Waits until what came is written. */
+  /** Names the codings to undo, besides chunked. */
+  #coding(head: Head, { isChunked }: Framing): string {
+    const { compressed } = this.options;
+    const content = compressed ? list(head, "content-encoding") : [];
+    const transfer = list(head, "transfer-encoding").filter((each) => each);
+    if (isChunked) transfer.pop();
+    return [...content, ...transfer]
+      .filter((each) => !/^(identity|none)?$/.test(each)).join(", ");
+  }
+
+  /** Waits until what came is written. Throws why it could not be. */
   async drain(): Promise<void> {
-    await this.#body.drain();
-    await this.#output.drain();
+    await this.#body.drain().finally(() => this.#output.drain());
   }
 
   /** Ends the body. Throws a {@linkcode Failure} of 61. */
@@ -598,10 +616,11 @@ export function redirect(from: URL, location: string): URL {
     const where = `"${location.slice(0, 200)}"`;
     throw new Failure(3, `redirected to ${where}, which is not a URL`);
   }
-  const isSafe = to.protocol === "https:" || from.protocol === "http:";
-  if (!isSafe || !/^https?:$/.test(to.protocol)) {
-    const way = `from ${from.protocol} to ${to.protocol}`;
-    throw new Failure(1, `not redirected ${way}`);
+  if (!/^https?:$/.test(to.protocol)) {
+    throw new Failure(1, `refused to follow a redirect to ${to.protocol}`);
+  }
+  if (from.protocol === "https:" && to.protocol === "http:") {
+    throw new Failure(1, "refused to follow a redirect from https to http");
   }
   to.username = ""; // whether they are sent, the origin decides
   to.password = "";
@@ -613,15 +632,18 @@ export function redirect(from: URL, location: string): URL {
  * and nowhere else.
  */
 export function request(url: URL, options: Omit<Options, "write">): string {
-  const { headers = [], head, http1 } = options;
+  const { headers = [], head, http1, compressed } = options;
   const isHome = url.origin === options.url.origin;
   const secret = /^(host|cookie|(proxy-)?authorization)$/i;
   const given = headers.filter(([name]) => isHome || !secret.test(name));
-  const own: Header[] = [["Host", url.host]];
-  own.push(["User-Agent", `http_get/${VERSION}`], ["Accept", "*/*"]);
-  own.push(["Connection", "close"]);
-  if (options.compressed) own.push(["Accept-Encoding", "gzip, deflate"]);
-  if (isHome) own.push(["Authorization", authorization(options.url)]);
+  const own: Header[] = [
+    ["Host", url.host],
+    ["User-Agent", `http_get/${VERSION}`],
+    ["Accept", "*/*"],
+    ["Connection", "close"],
+    ["Accept-Encoding", compressed ? "gzip, deflate" : undefined],
+    ["Authorization", isHome ? authorization(options.url) : undefined],
+  ];
   const names = given.map(([name]) => name.toLowerCase());
   const host = names.indexOf("host"); // only one is sent
   const sent = [
@@ -661,43 +683,54 @@ async function open(url: URL, options: Options, signal: AbortSignal) {
     trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...answer);
     return tls;
   } catch (error) {
-    const why = reason(error)
-      .replace(/.*InvalidContentType.*/, "it does not speak TLS: try http://")
-      .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
-      .replace(/Other.*CaUsedAsEndEntity.*/, "it is that of an authority");
-    const [, trust] = why.match(/peer certificate: (.*)/) ?? [];
-    const message = trust
-      ? `the certificate of ${hostname} is not trusted: ${trust}`
-      : `no TLS with ${hostname}: ${why}`;
-    throw new Failure(trust ? 60 : 35, message, error);
+    throw noTls(hostname, error);
   }
+}
+
+/** Says why there is no TLS, in words for people. */
+function noTls(hostname: string, error: unknown): Failure {
+  const why = reason(error);
+  if (why.includes("InvalidContentType")) {
+    const hint = "does not speak TLS: try http://";
+    return new Failure(35, `${hostname} ${hint}`, error);
+  }
+  const [, untrusted] = why.match(/peer certificate: (.*)/) ?? [];
+  if (!untrusted) {
+    return new Failure(35, `no TLS with ${hostname}: ${why}`, error);
+  }
+  const fault = untrusted
+    .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
+    .replace(/Other.*CaUsedAsEndEntity.*/, "it belongs to an authority");
+  const what = `the certificate of ${hostname}`;
+  return new Failure(60, `${what} is not trusted: ${fault}`, error);
 }
 
 /** Asks for one URL. Returns where it redirects to, if that is followed. */
 async function exchange(
   url: URL,
   options: Options,
-  stop: AbortController,
+  signal: AbortSignal,
 ): Promise<string> {
-  using socket = await open(url, options, stop.signal);
+  using socket = await open(url, options, signal);
   const conn = options.trace ? options.trace.stream(socket) : socket;
-  const answer = new Answer(options, (error) => stop.abort(error));
+  // When the output fails, closing ends a read that may wait for ever.
+  const answer = new Answer(options, () => socket[Symbol.dispose]());
   try {
     await get(conn, request(url, options), answer);
     await answer.end();
   } catch (error) {
-    await answer.drain().catch(() => {}); // the first error is the cause
+    await answer.drain(); // if this throws, that was the cause
     throw error;
   }
   conn.close();
   return answer.location;
 }
 
-async function follow(options: Options, stop: AbortController): Promise<void> {
+async function follow(options: Options, signal: AbortSignal): Promise<void> {
   const { "max-redirs": most = 20, trace } = options;
   let { url } = options;
   for (let hops = 0;; hops++) {
-    const location = await exchange(url, options, stop);
+    const location = await exchange(url, options, signal);
     if (!location) return;
     if (hops === most) {
       const next = `the next to ${location.slice(0, 200)}`;
@@ -719,7 +752,7 @@ export async function download(options: Options): Promise<void> {
   signal?.addEventListener("abort", abort);
   if (signal?.aborted) abort();
   try {
-    await Promise.race([follow(options, stop), aborted(stop.signal)]);
+    await Promise.race([follow(options, stop.signal), aborted(stop.signal)]);
   } finally {
     signal?.removeEventListener("abort", abort); // it may live on
   }
@@ -738,19 +771,22 @@ function writeAllSync(to: Pick<Deno.FsFile, "writeSync">, bytes: Uint8Array) {
 /** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
 async function standardOutput(): Promise<Write> {
   const isTerminal = Deno.stdout.isTerminal();
-  const flags = await readSystemFile("/proc/self/fdinfo/1");
-  if (/^flags:\s*\d*[04]$/m.test(flags)) { // for reading only
+  const { state } = await Deno.permissions.query({ name: "read" });
+  const isAllowed = state === "granted"; // else Deno would ask
+  const looking = isAllowed ? Deno.stat("/dev/stdout") : undefined;
+  const info = await looking?.catch(() => undefined);
+  // Deno takes a write to what is open for reading only for a success.
+  const path = "/proc/self/fdinfo/1"; // on Linux, with all permissions
+  const reading = isAllowed ? Deno.readTextFile(path) : undefined;
+  const flags = await reading?.catch(() => "");
+  if (/^flags:\s*\d*[04]$/m.test(flags ?? "")) {
     throw new Failure(23, "cannot write the output: it is not open for that");
   }
-  const path = "/dev/stdout";
-  const { state } = await Deno.permissions.query({ name: "read", path });
-  const canLook = state === "granted" && !isTerminal;
-  const info = canLook ? await Deno.stat(path).catch(() => null) : null;
-  const isSync = info?.isFile || info?.isCharDevice;
+  const isSync = info?.isFile || (info?.isCharDevice && !isTerminal);
   return async (bytes) => {
     if (isTerminal && bytes.includes(0)) {
       const hint = "use -o FILE, or a pipe";
-      throw new Failure(23, `a terminal is not for binary: ${hint}`);
+      throw new Failure(23, `binary output may confuse your terminal: ${hint}`);
     }
     if (!isSync) return await output(bytes);
     try {
@@ -759,13 +795,6 @@ async function standardOutput(): Promise<Write> {
       throw unwritable("the output", error);
     }
   };
-}
-
-/** Reads what Linux says of this process; "" elsewhere, or if it may not. */
-async function readSystemFile(path: string): Promise<string> {
-  const { state } = await Deno.permissions.query({ name: "read", path });
-  if (state !== "granted") return "";
-  return await Deno.readTextFile(path).catch(() => "");
 }
 
 /** The file of -o: written beside it if possible, renamed when complete. */
@@ -777,7 +806,7 @@ class OutputFile implements AsyncDisposable {
     readonly path: string,
     readonly file: Deno.FsFile,
     readonly old: Deno.FileInfo | undefined, // what was there before
-    readonly part: string | undefined, // written, then renamed
+    readonly part?: string, // written, then renamed
   ) {}
 
   /** Throws a {@linkcode Failure} of 23. */
@@ -785,17 +814,17 @@ class OutputFile implements AsyncDisposable {
     try {
       const old = await Deno.stat(path).catch(() => undefined);
       const file = await Deno.open(path, { write: true, create: true });
-      if (old && !old.isFile) return new OutputFile(path, file, old, undefined);
-      const whole = await Deno.realPath(path); // a link stays one
-      const beside = await openBeside(whole, old);
+      if (old && !old.isFile) return new OutputFile(path, file, old);
+      const target = await Deno.realPath(path); // a link stays one
+      const part = `${target}.${crypto.randomUUID().slice(0, 8)}.part`;
+      const beside = await openBeside(part, target, old).catch(() => undefined);
       if (!beside) {
-        const why = "cannot be replaced: it is written in place";
-        complain(`http_get: ${path} ${why}`);
-        return new OutputFile(whole, file, old, undefined);
+        complain(`http_get: cannot replace ${path}: writing in place`);
+        return new OutputFile(target, file, old);
       }
       file.close();
-      if (!old) await Deno.remove(whole); // until it is whole
-      return new OutputFile(whole, beside.file, old, beside.part);
+      if (!old) await Deno.remove(target); // until it is complete
+      return new OutputFile(target, beside, old, part);
     } catch (error) {
       throw unwritable(path, error);
     }
@@ -813,12 +842,12 @@ class OutputFile implements AsyncDisposable {
     }
   }
 
-  /** It is whole. Throws a {@linkcode Failure} of 23. */
+  /** Call it when the body is complete. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
-    await this.write(new Uint8Array(0)); // nothing else may have come
+    await this.write(new Uint8Array(0)); // the body may be empty
     this.file.close(); // Windows renames nothing that is open
     try {
-      if (this.old?.isFile) await copyMode(this.old, this.part ?? this.path);
+      if (this.part && this.old) await copyOwner(this.old, this.part);
       if (this.part) await Deno.rename(this.part, this.path);
       this.#isKept = true;
     } catch (error) {
@@ -833,43 +862,41 @@ class OutputFile implements AsyncDisposable {
   }
 }
 
-/** Opens a file that can take the place of another, or returns undefined. */
-async function openBeside(path: string, old?: Deno.FileInfo) {
-  const part = `${path}.${crypto.randomUUID().slice(0, 8)}.part`;
-  // Containers mount single files, which cannot be replaced. Nor can they be
-  // linked: that tells them apart.
-  const error = await Deno.link(path, part).catch((error) => error);
-  if (error?.code === "EXDEV") return undefined;
-  if (!error) await Deno.remove(part);
+/** Opens a file that can replace another. Throws if none can. */
+async function openBeside(
+  part: string,
+  path: string,
+  old?: Deno.FileInfo,
+): Promise<Deno.FsFile> {
   const mode = (old?.mode ?? 0o666) & 0o777;
-  const opening = Deno.open(part, { write: true, createNew: true, mode });
-  const file = await opening.catch(() => undefined);
-  if (!file || !old || await copyMode(old, part)) return file && { file, part };
-  file.close();
+  const create = () => Deno.open(part, { write: true, createNew: true, mode });
+  if (!old) return await create();
+  // A single file that is mounted, as in containers, can be neither replaced
+  // nor linked: the link tells.
+  await Deno.link(path, part);
   await Deno.remove(part);
-  return undefined;
-}
-
-/** Gives a file the owner and the mode of another. Returns false if it cannot. */
-async function copyMode(from: Deno.FileInfo, to: string): Promise<boolean> {
-  if (Deno.build.os === "windows") return true;
+  const file = await create();
   try {
-    const { uid, gid } = await Deno.stat(to);
-    const isSame = uid === from.uid && gid === from.gid;
-    if (!isSame) await Deno.chown(to, from.uid, from.gid);
-    await Deno.chmod(to, from.mode! & 0o7777);
-    return (await Deno.stat(to)).mode === from.mode;
-  } catch {
-    return false;
+    await copyOwner(old, part);
+    return file;
+  } catch (error) {
+    file.close();
+    await Deno.remove(part);
+    throw error;
   }
 }
 
-/** Formats a number of bytes: `12.0 MB`. */
+/** Gives a file the owner and the mode of another. */
+async function copyOwner(from: Deno.FileInfo, to: string): Promise<void> {
+  if (Deno.build.os === "windows") return;
+  await Deno.chown(to, from.uid, from.gid);
+  await Deno.chmod(to, from.mode! & 0o7777); // last, as others clear setuid
+}
+
 function formatBytes(bytes: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
-  const thousands = Math.floor(Math.log10(Math.max(1, bytes)) / 3 + 1e-9);
-  const unit = Math.min(thousands, units.length - 1);
-  return `${(bytes / 1000 ** unit).toFixed(unit ? 1 : 0)} ${units[unit]}`;
+  return bytes < 1e6
+    ? `${(bytes / 1e3).toFixed(1)} kB`
+    : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
 /** Formats a progress: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
@@ -877,14 +904,14 @@ export function formatProgress(
   { done, total }: Progress,
   milliseconds: number,
 ): string {
-  const speed = 1000 * done / milliseconds; // bytes a second
-  const seconds = (total - done) / speed;
-  const isKnown = total > 0 && total < Infinity;
-  const parts = [formatBytes(done), `${formatBytes(speed)}/s`];
-  if (isKnown) {
-    const share = Math.floor(100 * done / total);
-    parts.splice(0, 1, `${parts[0]} of ${formatBytes(total)}`, `${share}%`);
+  const parts = [formatBytes(done)];
+  if (total > 0 && total < Infinity) {
+    parts[0] += ` of ${formatBytes(total)}`;
+    parts.push(`${Math.floor(100 * done / total)}%`);
   }
+  const speed = 1000 * done / milliseconds; // bytes a second
+  parts.push(`${formatBytes(speed)}/s`);
+  const seconds = (total - done) / speed;
   if (seconds > 0 && seconds < 86_400) {
     const time = new Date(1000 * seconds).toISOString();
     parts.push(`${time.slice(11, 19)} left`);
@@ -920,22 +947,22 @@ usage: http_get [options] URL          http:// may be left out
   -i, --include              print the headers too
   -I, --head                 ask for the headers only (HEAD), and print them
   -L, --location             follow redirects (--max-redirs N: at most 20)
-  -o, --output FILE          write to FILE, there when it is whole (-: stdout)
-  -H, --header LINE...       send "Name: value"; "Name:" leaves one out
-  -f, --fail                 status 400 or more: no body, exit status 22
-  -m, --max-time SECONDS     the time for all of it (0: any)
-      --compressed           ask for gzip or deflate, and undo it
-      --cacert FILE          trust the authorities in FILE (PEM) as well
-      --max-filesize BYTES   take no more than this (0: any)
-  -0, --http1.0              ask in HTTP/1.0
+  -o, --output FILE          write to FILE once it is complete (-: stdout)
+  -H, --header LINE...       send "Name: value"; "Name:" leaves it out
+  -f, --fail                 fail on status 400 or more: no body, exit 22
+  -m, --max-time SECONDS     time limit for everything (0: none)
+      --compressed           ask for gzip or deflate, and decode it
+      --cacert FILE          also trust the authorities in FILE (PEM)
+      --max-filesize BYTES   refuse more than this (0: no limit)
+  -0, --http1.0              send an HTTP/1.0 request
   -s, --silent               show no progress
       --diagram FILE         draw the exchange into a Markdown file
   -4, -6                     use IPv4 or IPv6 only
   -v, --verbose              show what crosses the wire (-vv: every byte)
   -h, --help, -V, --version  print this text, or the version
 
-examples: http_get -iL example.com     headers too, along the redirects
-          http_get -o page -m 9 [::1]  into a file, in 9 seconds
+examples: http_get -iL example.com     with headers, following redirects
+          http_get -o page -m 9 [::1]  into a file, within 9 seconds
           http_get -v localhost:8080   what crosses the wire
 `;
 
@@ -982,6 +1009,8 @@ function check(given: ReturnType<typeof parse>) {
   };
 }
 
+type Given = ReturnType<typeof check>;
+
 /** Reads authorities. Throws a {@linkcode Failure} of 2. */
 async function readAuthorities(file: string): Promise<string> {
   const text = await Deno.readTextFile(file).catch((error) => {
@@ -999,33 +1028,36 @@ async function readAuthorities(file: string): Promise<string> {
   }
 }
 
+/** Opens what the options name. A FIFO makes this wait for its other end. */
+async function prepare({ cacert, output: path = "-" }: Given) {
+  const caCerts = cacert ? [await readAuthorities(cacert)] : [];
+  const isStdout = path === "-" || path === "/dev/stdout";
+  return { caCerts, file: isStdout ? undefined : await OutputFile.open(path) };
+}
+
 async function client(
-  options: ReturnType<typeof check>,
+  options: Given,
   signal: AbortSignal,
   trace?: Trace,
 ): Promise<void> {
-  const { cacert, output: path = "-", silent } = options;
-  const unless = <T>(work: Promise<T>) => Promise.race([work, aborted(signal)]);
   // Deno trusts its own list of authorities only, unless it is told before.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  const caCerts = cacert ? [await unless(readAuthorities(cacert))] : [];
+  const preparing = prepare(options);
+  const ready = await Promise.race([preparing, aborted(signal)]);
   const progress = { done: 0, total: Infinity };
-  const rest = { ...options, caCerts, progress, signal, trace };
-  if (path === "-" || path === "/dev/stdout") {
-    return await download({ ...rest, write: await standardOutput() });
-  }
-  await using file = await unless(OutputFile.open(path));
+  const rest = { ...options, caCerts: ready.caCerts, progress, signal, trace };
+  await using file = ready.file;
+  if (!file) return await download({ ...rest, write: await standardOutput() });
   if (file.file.isTerminal()) {
-    throw new Failure(23, `${path} is a terminal: leave out -o`);
+    throw new Failure(23, `${file.path} is a terminal: leave out -o`);
   }
-  const isShown = !silent && Deno.stderr.isTerminal();
+  const isShown = !options.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  const write = (bytes: Uint8Array) => file.write(bytes);
-  await download({ ...rest, write });
+  await download({ ...rest, write: (bytes) => file.write(bytes) });
   await file.keep();
 }
 
@@ -1039,9 +1071,9 @@ export function main(args: string[]): Promise<number> {
     try {
       await client(options, limit, trace);
     } catch (error) {
-      const isNamed = error instanceof Failure && error.status === 28;
-      if (!limit.aborted || signal.aborted || isNamed) throw error;
-      throw new Failure(28, `not done within ${time / 1000} s`, error);
+      const isLate = (error as Error).name === "TimeoutError";
+      if (!isLate) throw error;
+      throw new Failure(28, `timed out after ${time / 1000} s`, error);
     }
   });
 }

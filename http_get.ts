@@ -24,6 +24,7 @@ import { reason, refuseUnknown, run, screen, timeLimit } from "./utils.ts";
 import { type Trace, VERSION, writeAll } from "./utils.ts";
 
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
+const RULE = "RFC 9112 6.3, rule";
 
 /**
  * The protocol: sends a request and reads the answer. Where its body ends, the
@@ -46,6 +47,7 @@ export async function get(
   if (!body) return; // nobody wants it
   if (framing.isChunked) await passChunks(reader, body, answer.log);
   else await passBytes(reader, framing.length, body);
+  await body.end();
 }
 
 /** A header section. Each character of its text stands for one byte. */
@@ -66,7 +68,6 @@ class BufferedReader {
   #buffer = new Uint8Array(512 * 1024);
   #start = 0; // of what has not been taken
   #end = 0;
-  #searched = 0; // there is no line end before it
 
   constructor(readonly conn: Pick<Deno.Conn, "read">) {}
 
@@ -87,33 +88,33 @@ class BufferedReader {
     return bytes;
   }
 
-  /** Takes a line with its end, if all of it has come. */
-  takeLine(): Uint8Array | undefined {
-    const from = Math.max(this.#start, this.#searched);
+  /**
+   * Takes a line with its end, if all of it has come. Those of its bytes that
+   * were searched before have no line end.
+   */
+  takeLine(searched = 0): Uint8Array | undefined {
+    const from = this.#start + searched;
     const end = this.#buffer.subarray(0, this.#end).indexOf(10, from);
-    this.#searched = end < 0 ? this.#end : end;
-    if (this.#searched - this.#start >= MOST_HEAD) {
-      throw new Failure(63, `a line of more than ${MOST_HEAD} bytes`);
-    }
     return end < 0 ? undefined : this.take(end + 1 - this.#start);
   }
 
-  /** Waits for a line. Throws a {@linkcode Failure} of 18. */
+  /** Waits for a line. Throws a {@linkcode Failure} of 18 or 63. */
   async readLine(where: string): Promise<Uint8Array> {
-    for (;;) {
-      const line = this.takeLine();
+    for (let searched = 0; searched < MOST_HEAD;) {
+      const line = this.takeLine(searched);
       if (line) return line;
+      searched = this.length;
       if (await this.fill()) continue;
       throw new Failure(18, `the server closed ${where}`);
     }
+    throw new Failure(63, `a line of more than ${MOST_HEAD} bytes`);
   }
 
   /** Waits for more bytes. Returns false when the server has closed. */
   async fill(): Promise<boolean> {
     if (this.length === 0 || this.#end === this.#buffer.length) {
       this.#buffer.copyWithin(0, this.#start, this.#end);
-      this.#searched = Math.max(0, this.#searched - this.#start);
-      this.#end -= this.#start;
+      this.#end = this.length;
       this.#start = 0;
     }
     try {
@@ -183,7 +184,7 @@ function isEmpty(line: Uint8Array): boolean {
 function addField(fields: Head["fields"], line: string): void {
   const last = fields.at(-1);
   if (last && /^[ \t]/.test(line)) { // folded: the value goes on
-    last[1] = [last[1], trim(line)].filter((part) => part).join(" ");
+    last[1] = trim(`${last[1]} ${trim(line)}`);
     return;
   }
   const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/) ?? [];
@@ -216,8 +217,7 @@ function list(head: Head, name: string): string[] {
 export interface Framing {
   isChunked?: boolean;
   length: number; // Infinity where the header section does not say
-  why: string;
-  rule: string; // of RFC 9112 6.3
+  why: string; // with the rule of RFC 9112 6.3
 }
 
 /**
@@ -235,40 +235,39 @@ export function frame(method: string, head: Head): Framing {
   const { status } = head;
   const lengths = list(head, "content-length");
   const codings = list(head, "transfer-encoding").filter((coding) => coding);
-  const rule = lengths.length ? "rules 3 and 4" : "rule 4";
   if (method === "HEAD" || status === 204 || status === 304) {
     const what = method === "HEAD" ? method : status;
-    return { length: 0, why: `none, as ${what} has none`, rule: "rule 1" };
+    return { length: 0, why: `none, as ${what} has none (${RULE} 1)` };
   }
   if (codings.at(-1) === "chunked") {
-    const why = lengths.length ? "chunked, despite Content-Length" : "chunked";
-    return { isChunked: true, length: Infinity, why, rule };
+    const why = lengths.length
+      ? `chunked, despite Content-Length (${RULE}s 3 and 4)`
+      : `chunked (${RULE} 4)`;
+    return { isChunked: true, length: Infinity, why };
   }
   if (codings.length) {
-    const why = "to the close, as chunked is not last";
-    return { length: Infinity, why, rule };
+    const why = `to the close, as chunked is not last (${RULE} 4)`;
+    return { length: Infinity, why };
   }
   if (lengths.length === 0) {
-    const why = "to the close, as no length is given";
-    return { length: Infinity, why, rule: "rule 8" };
+    const why = `to the close, as no length is given (${RULE} 8)`;
+    return { length: Infinity, why };
   }
   const length = Number(lengths[0]);
   const isValid = length <= Number.MAX_SAFE_INTEGER &&
     lengths.every((each) => /^\d+$/.test(each) && Number(each) === length);
-  if (!isValid) {
-    const given = lengths.join(", ").slice(0, 60);
-    const why = `"Content-Length: ${given}" is not a length`;
-    throw new Failure(8, `${why} (RFC 9112 6.3, rule 5)`);
+  if (isValid) {
+    return { length, why: `${length} bytes, by Content-Length (${RULE} 6)` };
   }
-  const why = `${length} bytes, by Content-Length`;
-  return { length, why, rule: "rule 6" };
+  const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
+  throw new Failure(8, `${given} is not a length (${RULE} 5)`);
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
 async function passBytes(
   reader: BufferedReader,
   length: number,
-  body: BufferedWriter,
+  body: Body,
 ): Promise<void> {
   for (let left = length; left > 0;) {
     const bytes = reader.take(left);
@@ -289,7 +288,7 @@ async function passBytes(
 /** Passes on what is in the chunks: RFC 9112 7.1. */
 async function passChunks(
   reader: BufferedReader,
-  body: BufferedWriter,
+  body: Body,
   log?: Log,
 ): Promise<void> {
   const readLine = () => {
@@ -340,19 +339,30 @@ function hexDigit(byte: number): number {
 /** Takes bytes, which are good until it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
 
+/** What takes a body, piece by piece. */
+interface Body {
+  /** Takes the bytes if it can without waiting, or returns false. */
+  gather(bytes: Uint8Array): boolean;
+  /** Takes the bytes, and waits while there is no room. */
+  write(bytes: Uint8Array): Promise<void>;
+  /** Begins to pass on what is gathered. */
+  flush(): void;
+  /** Waits until all is passed on. */
+  end(): Promise<void>;
+}
+
 /**
- * Gathers small pieces into large writes, as each write has its cost. It
- * gathers in one buffer while the other is written.
+ * Gathers small pieces into large writes, as each write has its cost. While
+ * one buffer is written, it gathers in the other.
  */
-export class BufferedWriter {
+export class BufferedWriter implements Body {
   #buffers = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)];
   #length = 0; // of what is gathered in the first of them
   #writing: Promise<void> | undefined;
 
-  /** `failed` is called at once when a write fails; `drain` throws why. */
+  /** `failed` is called at once when a write fails; `end` throws why. */
   constructor(readonly target: Write, readonly failed: () => void) {}
 
-  /** Takes the bytes if there is room for them, or returns false. */
   gather(bytes: Uint8Array): boolean {
     const [buffer] = this.#buffers;
     if (this.#length + bytes.length > buffer.length) return false;
@@ -361,10 +371,9 @@ export class BufferedWriter {
     return true;
   }
 
-  /** Takes the bytes, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length >= 64 * 1024) { // large enough, and not worth a copy
-      await this.drain();
+      await this.end();
       await this.target(bytes);
     } else if (!this.gather(bytes)) {
       await this.#writing;
@@ -373,7 +382,6 @@ export class BufferedWriter {
     }
   }
 
-  /** Begins to write what is gathered, if no write is under way. */
   flush(): void {
     if (this.#writing || this.#length === 0) return;
     const bytes = this.#buffers[0].subarray(0, this.#length);
@@ -386,8 +394,7 @@ export class BufferedWriter {
     this.#writing.catch(this.failed);
   }
 
-  /** Waits until all is written. */
-  async drain(): Promise<void> {
+  async end(): Promise<void> {
     this.flush();
     while (this.#writing) await this.#writing;
   }
@@ -396,11 +403,15 @@ export class BufferedWriter {
 type Engine = import("node:zlib").Gunzip;
 
 /** Decodes gzip or deflate. It passes on no byte that was not sent. */
-class Decoder {
+class Decoder implements Body {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
 
-  constructor(readonly coding: string, readonly output: BufferedWriter) {}
+  constructor(readonly coding: string, readonly output: Body) {}
+
+  gather(): boolean {
+    return false;
+  }
 
   /** Throws a {@linkcode Failure} of 61. */
   async write(bytes: Uint8Array): Promise<void> {
@@ -412,40 +423,42 @@ class Decoder {
       const slice = bytes.subarray(start, start + 8192);
       await new Promise((resolve) => engine.write(slice, resolve));
       start += engine.bytesWritten - before;
-      let error: Error & { code?: string } | null = engine.errored;
+      const error: Error & { code?: string } | null = engine.errored;
       const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
-      if (isOver && this.coding.endsWith("gzip")) { // it may have several members: RFC 1952 2.2
-        this.#engine = undefined;
-        error = null;
-      }
-      await this.#pass(error);
+      const isMember = isOver && this.coding.endsWith("gzip");
+      if (isMember) this.#engine = undefined; // the next follows: RFC 1952 2.2
+      await this.#pass(isMember ? null : error);
     }
+  }
+
+  flush(): void {
     this.output.flush();
   }
 
-  /** Ends the body. Throws a {@linkcode Failure} of 61. */
+  /** Throws a {@linkcode Failure} of 61 if the end is missing. */
   async end(): Promise<void> {
     const engine = this.#engine;
-    if (!engine) return;
-    const error = await new Promise((resolve) => {
+    const error = engine && await new Promise((resolve) => {
       engine.once("end", resolve).once("error", resolve).end();
     });
     await this.#pass(error);
+    await this.output.end();
   }
 
   async #open(): Promise<Engine> {
-    const zlib = await import("node:zlib");
-    const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
-    const engines: Record<string, () => Engine> = {
-      gzip: () => zlib.createGunzip(options),
-      "x-gzip": () => zlib.createGunzip(options),
-      deflate: () => zlib.createInflate(options), // zlib's: RFC 9110 8.4.1.2
+    const { createGunzip, createInflate } = await import("node:zlib");
+    const engines: Record<string, typeof createGunzip> = {
+      gzip: createGunzip,
+      "x-gzip": createGunzip,
+      deflate: createInflate, // zlib's format: RFC 9110 8.4.1.2
     };
-    const coding = this.coding.slice(0, 60);
-    const engine = engines[this.coding]?.();
-    if (!engine) {
-      throw new Failure(61, `unsupported content coding "${coding}"`);
+    const create = engines[this.coding];
+    if (!create) {
+      const coding = `"${this.coding.slice(0, 60)}"`;
+      throw new Failure(61, `unsupported content coding ${coding}`);
     }
+    const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
+    const engine = create(options);
     engine.on("data", (bytes: Uint8Array) => this.#decoded.push(bytes));
     engine.on("error", () => {}); // `errored` has it
     return engine;
@@ -459,9 +472,8 @@ class Decoder {
       const isUsed = byteOffset + length === buffer.byteLength;
       if (isUsed) (buffer as ArrayBuffer).transfer(0);
     }
-    if (error) {
-      throw new Failure(61, `the ${this.coding} coding is damaged`, error);
-    }
+    if (!error) return;
+    throw new Failure(61, `the ${this.coding} coding is damaged`, error);
   }
 }
 
@@ -485,18 +497,15 @@ export type Options = Partial<Omit<Given, "url">> & {
 export class Answer {
   location = ""; // where it redirects to, if that is followed
   readonly log: Log | undefined;
-  #output: BufferedWriter;
-  #body: BufferedWriter; // the same, or what is decoded first
-  #decoder: Decoder | undefined;
-  #done = 0; // bytes of the body
+  readonly output: BufferedWriter;
   #heads = 0; // bytes of header sections
+  #done = 0; // bytes of the body
 
-  /** `failed` is called at once when the output or the decoding fails. */
-  constructor(readonly options: Options, readonly failed: () => void) {
+  /** `failed` is called at once when the output fails. */
+  constructor(readonly options: Options, failed: () => void) {
     const { trace } = options;
     if (trace) this.log = (line) => trace.event(line);
-    this.#output = new BufferedWriter((bytes) => this.#write(bytes), failed);
-    this.#body = this.#output;
+    this.output = new BufferedWriter((bytes) => this.#write(bytes), failed);
   }
 
   /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
@@ -511,15 +520,14 @@ export class Answer {
   }
 
   /** Returns where the body goes, if anywhere. Throws a {@linkcode Failure}. */
-  body(head: Head, framing: Framing): BufferedWriter | undefined {
+  body(head: Head, { isChunked, length, why }: Framing): Body | undefined {
     const { status } = head;
-    const { length, why, rule } = framing;
-    const { location, fail, progress, "max-filesize": max } = this.options;
-    if (location && [301, 302, 303, 307, 308].includes(status)) {
+    const { fail, compressed, progress, "max-filesize": max } = this.options;
+    if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
       this.location = values(head, "location").find((each) => each) ?? "";
       if (this.location) return undefined;
     }
-    this.log?.(`body: ${why} (RFC 9112 6.3, ${rule})`);
+    this.log?.(`body: ${why}`);
     if (fail && status >= 400) {
       const reason = head.reason.slice(0, 90);
       throw new Failure(22, `the server answers ${status} ${reason}`.trim());
@@ -527,36 +535,13 @@ export class Answer {
     if (max && length > max && length < Infinity) {
       throw new Failure(63, `too large: ${counted(length, "byte")}`);
     }
-    const coding = this.#coding(head, framing);
-    if (progress) progress.total = coding ? Infinity : length;
-    if (!coding) return this.#output;
-    const decoder = new Decoder(coding, this.#output);
-    this.#decoder = decoder;
-    const decode = (bytes: Uint8Array) => decoder.write(bytes);
-    this.#body = new BufferedWriter(decode, this.failed);
-    return this.#body;
-  }
-
-  /** Names the codings to undo, besides chunked. */
-  #coding(head: Head, { isChunked }: Framing): string {
-    const { compressed } = this.options;
-    const content = compressed ? list(head, "content-encoding") : [];
-    const transfer = list(head, "transfer-encoding").filter((each) => each);
-    if (isChunked) transfer.pop();
-    return [...content, ...transfer]
-      .filter((each) => !/^(identity|none)?$/.test(each)).join(", ");
-  }
-
-  /** Waits until what came is written. Throws why it could not be. */
-  async drain(): Promise<void> {
-    await this.#body.drain().finally(() => this.#output.drain());
-  }
-
-  /** Ends the body. Throws a {@linkcode Failure} of 61. */
-  async end(): Promise<void> {
-    await this.drain();
-    await this.#decoder?.end();
-    await this.drain();
+    const codings = compressed ? list(head, "content-encoding") : [];
+    codings.push(...list(head, "transfer-encoding"));
+    if (isChunked) codings.splice(codings.lastIndexOf("chunked"), 1);
+    const coded = codings.filter((each) => !/^(identity|none)?$/.test(each));
+    if (progress) progress.total = coded.length ? Infinity : length;
+    if (coded.length === 0) return this.output;
+    return new Decoder(coded.join(", "), this.output);
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
@@ -717,9 +702,8 @@ async function exchange(
   const answer = new Answer(options, () => socket[Symbol.dispose]());
   try {
     await get(conn, request(url, options), answer);
-    await answer.end();
   } catch (error) {
-    await answer.drain(); // if this throws, that was the cause
+    await answer.output.end(); // if this throws, that was the cause
     throw error;
   }
   conn.close();
@@ -770,19 +754,17 @@ function writeAllSync(to: Pick<Deno.FsFile, "writeSync">, bytes: Uint8Array) {
 
 /** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
 async function standardOutput(): Promise<Write> {
-  const isTerminal = Deno.stdout.isTerminal();
   const { state } = await Deno.permissions.query({ name: "read" });
   const isAllowed = state === "granted"; // else Deno would ask
-  const looking = isAllowed ? Deno.stat("/dev/stdout") : undefined;
-  const info = await looking?.catch(() => undefined);
-  // Deno takes a write to what is open for reading only for a success.
-  const path = "/proc/self/fdinfo/1"; // on Linux, with all permissions
-  const reading = isAllowed ? Deno.readTextFile(path) : undefined;
-  const flags = await reading?.catch(() => "");
-  if (/^flags:\s*\d*[04]$/m.test(flags ?? "")) {
+  const look = async () => {
+    const info = await Deno.stat("/dev/stdout");
+    return info.isFile || info.isCharDevice;
+  };
+  const isTerminal = Deno.stdout.isTerminal();
+  const isSync = isAllowed && !isTerminal && await look().catch(() => false);
+  if (isAllowed && await isReadOnly()) {
     throw new Failure(23, "cannot write the output: it is not open for that");
   }
-  const isSync = info?.isFile || (info?.isCharDevice && !isTerminal);
   return async (bytes) => {
     if (isTerminal && bytes.includes(0)) {
       const hint = "use -o FILE, or a pipe";
@@ -797,106 +779,86 @@ async function standardOutput(): Promise<Write> {
   };
 }
 
-/** The file of -o: written beside it if possible, renamed when complete. */
-class OutputFile implements AsyncDisposable {
-  #isBegun = false;
-  #isKept = false;
+/** Whether stdout is, where Linux says so: Deno's writes seem to succeed. */
+async function isReadOnly(): Promise<boolean> {
+  const reading = Deno.readTextFile("/proc/self/fdinfo/1");
+  const flags = await reading.catch(() => ""); // it needs all permissions
+  return /^flags:\s*\d*[04]$/m.test(flags);
+}
 
+/** The file of -o. It is written under another name until it is complete. */
+class OutputFile implements AsyncDisposable {
   constructor(
     readonly path: string,
+    readonly info: Deno.FileInfo, // of what is there
     readonly file: Deno.FsFile,
-    readonly old: Deno.FileInfo | undefined, // what was there before
-    readonly part?: string, // written, then renamed
+    readonly part?: string, // its name so far, unless it is a device
   ) {}
 
   /** Throws a {@linkcode Failure} of 23. */
   static async open(path: string): Promise<OutputFile> {
     try {
-      const old = await Deno.stat(path).catch(() => undefined);
+      const isNew = await Deno.stat(path).then(() => false, () => true);
       const file = await Deno.open(path, { write: true, create: true });
-      if (old && !old.isFile) return new OutputFile(path, file, old);
-      const target = await Deno.realPath(path); // a link stays one
-      const part = `${target}.${crypto.randomUUID().slice(0, 8)}.part`;
-      const beside = await openBeside(part, target, old).catch(() => undefined);
-      if (!beside) {
-        complain(`http_get: cannot replace ${path}: writing in place`);
-        return new OutputFile(target, file, old);
-      }
+      const info = await file.stat();
+      if (!info.isFile) return new OutputFile(path, info, file);
       file.close();
-      if (!old) await Deno.remove(target); // until it is complete
-      return new OutputFile(target, beside, old, part);
+      const target = await Deno.realPath(path); // a link stays one
+      if (isNew) await Deno.remove(target);
+      const dir = target.replace(/[^/\\]*$/, "");
+      const beside = { dir, prefix: "http_get.", suffix: ".part" };
+      const part = await Deno.makeTempFile(beside)
+        .catch(() => Deno.makeTempFile()); // elsewhere
+      const opened = await Deno.open(part, { write: true });
+      return new OutputFile(target, info, opened, part);
     } catch (error) {
       throw unwritable(path, error);
     }
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    const isDevice = this.old && !this.old.isFile;
     try {
-      if (!isDevice && !this.#isBegun) await this.file.truncate();
-      this.#isBegun = true;
-      if (isDevice) await writeAll(this.file, bytes);
-      else writeAllSync(this.file, bytes);
+      if (this.part) writeAllSync(this.file, bytes);
+      else await writeAll(this.file, bytes);
     } catch (error) {
       throw unwritable(this.path, error);
     }
   }
 
-  /** Call it when the body is complete. Throws a {@linkcode Failure} of 23. */
+  /** Gives it its name. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
-    await this.write(new Uint8Array(0)); // the body may be empty
+    const { path, info, part } = this;
     this.file.close(); // Windows renames nothing that is open
+    if (!part) return;
     try {
-      if (this.part && this.old) await copyOwner(this.old, this.part);
-      if (this.part) await Deno.rename(this.part, this.path);
-      this.#isKept = true;
+      await replace(path, info, part).catch(() => overwrite(path, part));
     } catch (error) {
-      throw unwritable(this.path, error);
+      throw unwritable(path, error);
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.file[Symbol.dispose]();
-    const isLeft = !this.#isKept && (this.part || !this.old);
-    if (isLeft) await Deno.remove(this.part ?? this.path).catch(() => {});
+    if (this.part) await Deno.remove(this.part).catch(() => {});
   }
 }
 
-/** Opens a file that can replace another. Throws if none can. */
-async function openBeside(
-  part: string,
-  path: string,
-  old?: Deno.FileInfo,
-): Promise<Deno.FsFile> {
-  const mode = (old?.mode ?? 0o666) & 0o777;
-  const create = () => Deno.open(part, { write: true, createNew: true, mode });
-  if (!old) return await create();
-  // A single file that is mounted, as in containers, can be neither replaced
-  // nor linked: the link tells.
-  await Deno.link(path, part);
-  await Deno.remove(part);
-  const file = await create();
-  try {
-    await copyOwner(old, part);
-    return file;
-  } catch (error) {
-    file.close();
-    await Deno.remove(part);
-    throw error;
+/** Puts a file in the place of another, with the same owner and mode. */
+async function replace(path: string, info: Deno.FileInfo, part: string) {
+  if (Deno.build.os !== "windows") {
+    await Deno.chown(part, info.uid, info.gid);
+    await Deno.chmod(part, info.mode! & 0o7777); // last: chown clears setuid
   }
+  await Deno.rename(part, path);
 }
 
-/** Gives a file the owner and the mode of another. */
-async function copyOwner(from: Deno.FileInfo, to: string): Promise<void> {
-  if (Deno.build.os === "windows") return;
-  await Deno.chown(to, from.uid, from.gid);
-  await Deno.chmod(to, from.mode! & 0o7777); // last, as others clear setuid
-}
-
-function formatBytes(bytes: number): string {
-  return bytes < 1e6
-    ? `${(bytes / 1e3).toFixed(1)} kB`
-    : `${(bytes / 1e6).toFixed(1)} MB`;
+/** Copies a file into one that is mounted, say, or belongs to another user. */
+async function overwrite(path: string, part: string): Promise<void> {
+  complain(`http_get: cannot replace ${path}: writing into it`);
+  const from = await Deno.open(part);
+  const options = { write: true, create: true, truncate: true };
+  const to = await Deno.open(path, options);
+  await from.readable.pipeTo(to.writable);
 }
 
 /** Formats a progress: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
@@ -904,13 +866,13 @@ export function formatProgress(
   { done, total }: Progress,
   milliseconds: number,
 ): string {
-  const parts = [formatBytes(done)];
-  if (total > 0 && total < Infinity) {
-    parts[0] += ` of ${formatBytes(total)}`;
-    parts.push(`${Math.floor(100 * done / total)}%`);
-  }
+  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
   const speed = 1000 * done / milliseconds; // bytes a second
-  parts.push(`${formatBytes(speed)}/s`);
+  const parts = [megabytes(done), `${megabytes(speed)}/s`];
+  if (total > 0 && total < Infinity) {
+    const share = `${Math.floor(100 * done / total)}%`;
+    parts.splice(0, 1, `${parts[0]} of ${megabytes(total)}`, share);
+  }
   const seconds = (total - done) / speed;
   if (seconds > 0 && seconds < 86_400) {
     const time = new Date(1000 * seconds).toISOString();

@@ -68,7 +68,7 @@ async function read(pieces: Iterable<Uint8Array>, method = "GET") {
     result.failure = error.status;
     result.message = error.message;
   }
-  await writer.drain();
+  await writer.end();
   return { ...result, conn, lines };
 }
 

@@ -134,8 +134,7 @@ async function readHead(reader: BufferedReader): Promise<Head> {
   await readStart(reader);
   const raw = await readSection(reader, "in the header section");
   const lines = raw.map((line) => line.replace(/\r?\n$/, ""));
-  const wrong = lines.find((line) => /[\0\r]/.test(line));
-  if (wrong !== undefined) throw notField(wrong);
+  for (const line of lines) if (/[\0\r]/.test(line)) throw notField(line);
   const [statusLine, ...fieldLines] = lines.slice(0, -1);
   // HTTP/1.1, three digits, and perhaps a reason
   const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?$/;
@@ -223,11 +222,11 @@ export interface Framing {
 /**
  * Decides where the body ends: RFC 9112 6.3, in its order.
  *
- * - HEAD, 204 and 304: there is none (rule 1)
- * - `Transfer-Encoding` ends with `chunked`: the last chunk says (rule 4)
- * - any other `Transfer-Encoding`: where the server closes (rule 4)
- * - `Content-Length`: after so many bytes (rule 6)
- * - neither: where the server closes (rule 8)
+ * - HEAD, status 204 or 304: there is no body (rule 1)
+ * - `Transfer-Encoding` ends with `chunked`: after the last chunk (rule 4)
+ * - another `Transfer-Encoding`: where the server closes (rule 4)
+ * - `Content-Length`: after that many bytes (rule 6)
+ * - neither of these: where the server closes (rule 8)
  *
  * Throws a {@linkcode Failure} of 8 for a length that is none (rule 5).
  */
@@ -253,10 +252,9 @@ export function frame(method: string, head: Head): Framing {
     const why = `to the close, as no length is given (${RULE} 8)`;
     return { length: Infinity, why };
   }
-  const length = Number(lengths[0]);
-  const isValid = length <= Number.MAX_SAFE_INTEGER &&
-    lengths.every((each) => /^\d+$/.test(each) && Number(each) === length);
-  if (isValid) {
+  const length = /^\d+$/.test(lengths[0]) ? Number(lengths[0]) : NaN;
+  const isOne = new Set(lengths).size === 1;
+  if (isOne && length <= Number.MAX_SAFE_INTEGER) {
     return { length, why: `${length} bytes, by Content-Length (${RULE} 6)` };
   }
   const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
@@ -274,7 +272,7 @@ async function passBytes(
     await body.write(bytes);
     left -= bytes.length;
     if (left === 0) return;
-    body.flush(); // nothing is held back while this waits
+    body.flush();
     if (await reader.fill()) continue;
     if (length < Infinity) {
       const missing = `${left} of ${length} bytes still to come`;
@@ -292,7 +290,7 @@ async function passChunks(
   log?: Log,
 ): Promise<void> {
   const readLine = () => {
-    body.flush();
+    body.flush(); // nothing is held back while this waits
     return reader.readLine("between two chunks");
   };
   for (;;) {
@@ -339,23 +337,14 @@ function hexDigit(byte: number): number {
 /** Takes bytes, which are good until it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
 
-/** What takes a body, piece by piece. */
-interface Body {
-  /** Takes the bytes if it can without waiting, or returns false. */
-  gather(bytes: Uint8Array): boolean;
-  /** Takes the bytes, and waits while there is no room. */
-  write(bytes: Uint8Array): Promise<void>;
-  /** Begins to pass on what is gathered. */
-  flush(): void;
-  /** Waits until all is passed on. */
-  end(): Promise<void>;
-}
+/** Where the pieces of a body go. */
+type Body = Pick<BufferedWriter, "gather" | "write" | "flush" | "end">;
 
 /**
  * Gathers small pieces into large writes, as each write has its cost. While
  * one buffer is written, it gathers in the other.
  */
-export class BufferedWriter implements Body {
+export class BufferedWriter {
   #buffers = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)];
   #length = 0; // of what is gathered in the first of them
   #writing: Promise<void> | undefined;
@@ -363,6 +352,7 @@ export class BufferedWriter implements Body {
   /** `failed` is called at once when a write fails; `end` throws why. */
   constructor(readonly target: Write, readonly failed: () => void) {}
 
+  /** Takes the bytes if there is room, or returns false. */
   gather(bytes: Uint8Array): boolean {
     const [buffer] = this.#buffers;
     if (this.#length + bytes.length > buffer.length) return false;
@@ -371,6 +361,7 @@ export class BufferedWriter implements Body {
     return true;
   }
 
+  /** Takes the bytes, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length >= 64 * 1024) { // large enough, and not worth a copy
       await this.end();
@@ -382,6 +373,7 @@ export class BufferedWriter implements Body {
     }
   }
 
+  /** Begins to write what is gathered, if no write is under way. */
   flush(): void {
     if (this.#writing || this.#length === 0) return;
     const bytes = this.#buffers[0].subarray(0, this.#length);
@@ -394,6 +386,7 @@ export class BufferedWriter implements Body {
     this.#writing.catch(this.failed);
   }
 
+  /** Waits until all is written. */
   async end(): Promise<void> {
     this.flush();
     while (this.#writing) await this.#writing;
@@ -447,18 +440,14 @@ class Decoder implements Body {
 
   async #open(): Promise<Engine> {
     const { createGunzip, createInflate } = await import("node:zlib");
-    const engines: Record<string, typeof createGunzip> = {
-      gzip: createGunzip,
-      "x-gzip": createGunzip,
-      deflate: createInflate, // zlib's format: RFC 9110 8.4.1.2
-    };
-    const create = engines[this.coding];
-    if (!create) {
+    const isGzip = /^(x-)?gzip$/.test(this.coding);
+    if (!isGzip && this.coding !== "deflate") {
       const coding = `"${this.coding.slice(0, 60)}"`;
       throw new Failure(61, `unsupported content coding ${coding}`);
     }
     const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
-    const engine = create(options);
+    // RFC 9110 8.4.1.2: deflate is zlib's format
+    const engine = isGzip ? createGunzip(options) : createInflate(options);
     engine.on("data", (bytes: Uint8Array) => this.#decoded.push(bytes));
     engine.on("error", () => {}); // `errored` has it
     return engine;
@@ -631,11 +620,11 @@ export function request(url: URL, options: Omit<Options, "write">): string {
   ];
   const names = given.map(([name]) => name.toLowerCase());
   const host = names.indexOf("host"); // only one is sent
-  const sent = [
+  const lines = [
     ...own.filter(([name]) => !names.includes(name.toLowerCase())),
     ...given.filter((_, i) => names[i] !== "host" || i === host),
-  ].filter(([, value]) => value !== undefined);
-  const lines = sent.map(([name, value]) => `${name}: ${value}`.trimEnd());
+  ].filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name}: ${value}`.trimEnd());
   // Unlike url.search, this keeps a question mark at the end.
   const [, target] = url.href.match(/^\w+:\/\/[^/]*([^#]*)/)!;
   const line = `${head ? "HEAD" : "GET"} ${target} HTTP/1.${http1 ? 0 : 1}`;
@@ -668,26 +657,22 @@ async function open(url: URL, options: Options, signal: AbortSignal) {
     trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...answer);
     return tls;
   } catch (error) {
-    throw noTls(hostname, error);
+    const why = reason(error);
+    const [, fault] = why.match(/peer certificate: (.*)/) ?? [];
+    if (fault) throw untrusted(hostname, fault);
+    const message = why.includes("InvalidContentType")
+      ? `${hostname} does not speak TLS: try http://`
+      : `no TLS with ${hostname}: ${why}`;
+    throw new Failure(35, message, error);
   }
 }
 
-/** Says why there is no TLS, in words for people. */
-function noTls(hostname: string, error: unknown): Failure {
-  const why = reason(error);
-  if (why.includes("InvalidContentType")) {
-    const hint = "does not speak TLS: try http://";
-    return new Failure(35, `${hostname} ${hint}`, error);
-  }
-  const [, untrusted] = why.match(/peer certificate: (.*)/) ?? [];
-  if (!untrusted) {
-    return new Failure(35, `no TLS with ${hostname}: ${why}`, error);
-  }
-  const fault = untrusted
+function untrusted(hostname: string, fault: string): Failure {
+  const why = fault
     .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
     .replace(/Other.*CaUsedAsEndEntity.*/, "it belongs to an authority");
   const what = `the certificate of ${hostname}`;
-  return new Failure(60, `${what} is not trusted: ${fault}`, error);
+  return new Failure(60, `${what} is not trusted: ${why}`);
 }
 
 /** Asks for one URL. Returns where it redirects to, if that is followed. */
@@ -716,10 +701,8 @@ async function follow(options: Options, signal: AbortSignal): Promise<void> {
   for (let hops = 0;; hops++) {
     const location = await exchange(url, options, signal);
     if (!location) return;
-    if (hops === most) {
-      const next = `the next to ${location.slice(0, 200)}`;
-      throw new Failure(47, `more than ${most} redirects: ${next}`);
-    }
+    const count = counted(most, "redirect");
+    if (hops === most) throw new Failure(47, `more than ${count}`);
     url = redirect(url, location);
     trace?.event(`redirected to ${url.href}`);
   }
@@ -746,54 +729,57 @@ function unwritable(what: string, error: unknown): Failure {
   return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-/** Writes at once: files keep nobody waiting, and threads cost time. */
-function writeAllSync(to: Pick<Deno.FsFile, "writeSync">, bytes: Uint8Array) {
-  let sent = 0;
-  while (sent < bytes.length) sent += to.writeSync(bytes.subarray(sent));
+/** Writes to a file. It is done at once if that keeps nobody waiting. */
+function fileWriter(
+  name: string,
+  file: Pick<Deno.FsFile, "write" | "writeSync">,
+  isFast: boolean,
+): Write {
+  const fast = {
+    write: (bytes: Uint8Array) => Promise.resolve(file.writeSync(bytes)),
+  };
+  return async (bytes) => {
+    try {
+      await writeAll(isFast ? fast : file, bytes);
+    } catch (error) {
+      throw unwritable(name, error);
+    }
+  };
+}
+
+async function writeToTerminal(bytes: Uint8Array): Promise<void> {
+  if (!bytes.includes(0)) return await output(bytes);
+  const hint = "use -o FILE, or a pipe";
+  throw new Failure(23, `binary output may confuse your terminal: ${hint}`);
 }
 
 /** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
 async function standardOutput(): Promise<Write> {
+  if (Deno.stdout.isTerminal()) return writeToTerminal;
   const { state } = await Deno.permissions.query({ name: "read" });
-  const isAllowed = state === "granted"; // else Deno would ask
-  const look = async () => {
-    const info = await Deno.stat("/dev/stdout");
-    return info.isFile || info.isCharDevice;
-  };
-  const isTerminal = Deno.stdout.isTerminal();
-  const isSync = isAllowed && !isTerminal && await look().catch(() => false);
-  if (isAllowed && await isReadOnly()) {
+  if (state !== "granted") return output; // without asking for more
+  // To Deno, a write to what is open for reading only is a success.
+  const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
+  if (/^flags:\s*\d*[04]$/m.test(flags)) {
     throw new Failure(23, "cannot write the output: it is not open for that");
   }
-  return async (bytes) => {
-    if (isTerminal && bytes.includes(0)) {
-      const hint = "use -o FILE, or a pipe";
-      throw new Failure(23, `binary output may confuse your terminal: ${hint}`);
-    }
-    if (!isSync) return await output(bytes);
-    try {
-      writeAllSync(Deno.stdout, bytes);
-    } catch (error) {
-      throw unwritable("the output", error);
-    }
-  };
-}
-
-/** Whether stdout is, where Linux says so: Deno's writes seem to succeed. */
-async function isReadOnly(): Promise<boolean> {
-  const reading = Deno.readTextFile("/proc/self/fdinfo/1");
-  const flags = await reading.catch(() => ""); // it needs all permissions
-  return /^flags:\s*\d*[04]$/m.test(flags);
+  const info = await Deno.stat("/dev/stdout").catch(() => undefined);
+  const isFast = info?.isFile || info?.isCharDevice;
+  return isFast ? fileWriter("the output", Deno.stdout, true) : output;
 }
 
 /** The file of -o. It is written under another name until it is complete. */
 class OutputFile implements AsyncDisposable {
+  readonly write: Write;
+
   constructor(
     readonly path: string,
     readonly info: Deno.FileInfo, // of what is there
     readonly file: Deno.FsFile,
     readonly part?: string, // its name so far, unless it is a device
-  ) {}
+  ) {
+    this.write = fileWriter(path, file, part !== undefined);
+  }
 
   /** Throws a {@linkcode Failure} of 23. */
   static async open(path: string): Promise<OutputFile> {
@@ -813,15 +799,6 @@ class OutputFile implements AsyncDisposable {
       return new OutputFile(target, info, opened, part);
     } catch (error) {
       throw unwritable(path, error);
-    }
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    try {
-      if (this.part) writeAllSync(this.file, bytes);
-      else await writeAll(this.file, bytes);
-    } catch (error) {
-      throw unwritable(this.path, error);
     }
   }
 
@@ -861,23 +838,20 @@ async function overwrite(path: string, part: string): Promise<void> {
   await from.readable.pipeTo(to.writable);
 }
 
-/** Formats a progress: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
+/** Formats a progress: `12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left`. */
 export function formatProgress(
   { done, total }: Progress,
   milliseconds: number,
 ): string {
-  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
-  const speed = 1000 * done / milliseconds; // bytes a second
-  const parts = [megabytes(done), `${megabytes(speed)}/s`];
-  if (total > 0 && total < Infinity) {
-    const share = `${Math.floor(100 * done / total)}%`;
-    parts.splice(0, 1, `${parts[0]} of ${megabytes(total)}`, share);
+  const round = (count: number) => Math.ceil(count).toLocaleString("en");
+  const parts = [`${round(done / 1000)} kB`];
+  if (total < Infinity) {
+    parts[0] += ` of ${round(total / 1000)} kB`;
+    parts.push(`${Math.floor(100 * done / (total || 1))}%`);
   }
-  const seconds = (total - done) / speed;
-  if (seconds > 0 && seconds < 86_400) {
-    const time = new Date(1000 * seconds).toISOString();
-    parts.push(`${time.slice(11, 19)} left`);
-  }
+  parts.push(`${round(done / milliseconds)} kB/s`);
+  const seconds = milliseconds * (total - done) / done / 1000;
+  if (seconds > 0 && seconds < Infinity) parts.push(`${round(seconds)} s left`);
   return parts.join("  ");
 }
 
@@ -993,8 +967,10 @@ async function readAuthorities(file: string): Promise<string> {
 /** Opens what the options name. A FIFO makes this wait for its other end. */
 async function prepare({ cacert, output: path = "-" }: Given) {
   const caCerts = cacert ? [await readAuthorities(cacert)] : [];
-  const isStdout = path === "-" || path === "/dev/stdout";
-  return { caCerts, file: isStdout ? undefined : await OutputFile.open(path) };
+  if (path === "-" || path === "/dev/stdout") return { caCerts };
+  const file = await OutputFile.open(path);
+  if (!file.file.isTerminal()) return { caCerts, file };
+  throw new Failure(23, `${path} is a terminal: leave out -o`);
 }
 
 async function client(
@@ -1002,25 +978,21 @@ async function client(
   signal: AbortSignal,
   trace?: Trace,
 ): Promise<void> {
-  // Deno trusts its own list of authorities only, unless it is told before.
+  // Unless this is set, Deno trusts only the authorities on its own list.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  const preparing = prepare(options);
-  const ready = await Promise.race([preparing, aborted(signal)]);
-  const progress = { done: 0, total: Infinity };
-  const rest = { ...options, caCerts: ready.caCerts, progress, signal, trace };
+  const ready = await Promise.race([prepare(options), aborted(signal)]);
   await using file = ready.file;
-  if (!file) return await download({ ...rest, write: await standardOutput() });
-  if (file.file.isTerminal()) {
-    throw new Failure(23, `${file.path} is a terminal: leave out -o`);
-  }
-  const isShown = !options.silent && Deno.stderr.isTerminal();
+  const write = file?.write ?? await standardOutput();
+  const progress = { done: 0, total: Infinity };
+  const isShown = file && !options.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  await download({ ...rest, write: (bytes) => file.write(bytes) });
-  await file.keep();
+  const { caCerts } = ready;
+  await download({ ...options, caCerts, write, progress, signal, trace });
+  await file?.keep();
 }
 
 /** Runs a command line. Returns the exit status. */
@@ -1033,8 +1005,7 @@ export function main(args: string[]): Promise<number> {
     try {
       await client(options, limit, trace);
     } catch (error) {
-      const isLate = (error as Error).name === "TimeoutError";
-      if (!isLate) throw error;
+      if ((error as Error).name !== "TimeoutError") throw error;
       throw new Failure(28, `timed out after ${time / 1000} s`, error);
     }
   });

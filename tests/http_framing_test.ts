@@ -315,7 +315,10 @@ test("http_get says which rule frames a body, and shows chunks and trailers", as
   const { lines: [head] } = await read([bytes(`${OK}\r\n`)], "HEAD");
   assertEquals(head, "none, as HEAD has none (RFC 9112 6.3, rule 1)");
   const wrong = await read([bytes(`${OK}Content-Length: 1, 2\r\n\r\n`)]);
-  assertMatch(wrong.message, /"Content-Length: 1, 2" is no .*6\.3, rule 5/);
+  assertMatch(
+    wrong.message,
+    /"Content-Length: 1, 2" is not a length .*6\.3, rule 5/,
+  );
 });
 
 test("http_get keeps the header section as it came, byte for byte", async () => {

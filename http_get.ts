@@ -167,7 +167,7 @@ function foreign(text: string): Failure {
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
-    const line = reader.takeLine() ?? await reader.readLine(where);
+    const line = await reader.readLine(where);
     size += Math.max(60, line.length); // a short line costs memory, too
     lines.push(latin1(line));
     if (isEmpty(line)) return lines;
@@ -466,12 +466,6 @@ class Decoder implements Body {
   }
 }
 
-/** Bytes of a body. `total` is Infinity where it is not known. */
-interface Progress {
-  done: number;
-  total: number;
-}
-
 /** What to get, and how: curl's options, by their long names. */
 export type Options = Partial<Omit<Given, "url">> & {
   url: URL;
@@ -487,12 +481,13 @@ export class Answer {
   location = ""; // where it redirects to, if that is followed
   readonly log: Log | undefined;
   readonly output: BufferedWriter;
+  #progress: Progress;
   #heads = 0; // bytes of header sections
-  #done = 0; // bytes of the body
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
-    const { trace } = options;
+    const { trace, progress = new Progress() } = options;
+    this.#progress = progress;
     if (trace) this.log = (line) => trace.event(line);
     this.output = new BufferedWriter((bytes) => this.#write(bytes), failed);
   }
@@ -511,7 +506,7 @@ export class Answer {
   /** Returns where the body goes, if anywhere. Throws a {@linkcode Failure}. */
   body(head: Head, { isChunked, length, why }: Framing): Body | undefined {
     const { status } = head;
-    const { fail, compressed, progress, "max-filesize": max } = this.options;
+    const { fail, compressed, "max-filesize": max } = this.options;
     if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
       this.location = values(head, "location").find((each) => each) ?? "";
       if (this.location) return undefined;
@@ -528,18 +523,17 @@ export class Answer {
     codings.push(...list(head, "transfer-encoding"));
     if (isChunked) codings.splice(codings.lastIndexOf("chunked"), 1);
     const coded = codings.filter((each) => !/^(identity|none)?$/.test(each));
-    if (progress) progress.total = coded.length ? Infinity : length;
-    if (coded.length === 0) return this.output;
-    return new Decoder(coded.join(", "), this.output);
+    if (coded.length) return new Decoder(coded.join(", "), this.output);
+    this.#progress.total = length;
+    return this.output;
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
-    const { write, progress, "max-filesize": max } = this.options;
-    await write(bytes.subarray(0, (max || Infinity) - this.#done));
-    this.#done += bytes.length;
-    if (progress) progress.done = this.#done;
-    if (max && this.#done > max) {
-      throw new Failure(63, `more than ${max} bytes`);
+    const { write, "max-filesize": max } = this.options;
+    await write(bytes.subarray(0, (max || Infinity) - this.#progress.done));
+    this.#progress.done += bytes.length;
+    if (max && this.#progress.done > max) {
+      throw new Failure(63, `more than ${counted(max, "byte")}`);
     }
   }
 }
@@ -657,22 +651,19 @@ async function open(url: URL, options: Options, signal: AbortSignal) {
     trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...answer);
     return tls;
   } catch (error) {
-    const why = reason(error);
+    const why = reason(error)
+      .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
+      .replace(/Other.*CaUsedAsEndEntity.*/, "it belongs to an authority");
     const [, fault] = why.match(/peer certificate: (.*)/) ?? [];
-    if (fault) throw untrusted(hostname, fault);
+    if (fault) {
+      const what = `the certificate of ${hostname}`;
+      throw new Failure(60, `${what} is not trusted: ${fault}`, error);
+    }
     const message = why.includes("InvalidContentType")
       ? `${hostname} does not speak TLS: try http://`
       : `no TLS with ${hostname}: ${why}`;
     throw new Failure(35, message, error);
   }
-}
-
-function untrusted(hostname: string, fault: string): Failure {
-  const why = fault
-    .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
-    .replace(/Other.*CaUsedAsEndEntity.*/, "it belongs to an authority");
-  const what = `the certificate of ${hostname}`;
-  return new Failure(60, `${what} is not trusted: ${why}`);
 }
 
 /** Asks for one URL. Returns where it redirects to, if that is followed. */
@@ -729,18 +720,15 @@ function unwritable(what: string, error: unknown): Failure {
   return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-/** Writes to a file. It is done at once if that keeps nobody waiting. */
-function fileWriter(
+/** Returns a function that writes all of its bytes by calls of `write`. */
+function writer(
   name: string,
-  file: Pick<Deno.FsFile, "write" | "writeSync">,
-  isFast: boolean,
+  write: (bytes: Uint8Array) => number | Promise<number>,
 ): Write {
-  const fast = {
-    write: (bytes: Uint8Array) => Promise.resolve(file.writeSync(bytes)),
-  };
   return async (bytes) => {
     try {
-      await writeAll(isFast ? fast : file, bytes);
+      let sent = 0;
+      while (sent < bytes.length) sent += await write(bytes.subarray(sent));
     } catch (error) {
       throw unwritable(name, error);
     }
@@ -764,8 +752,9 @@ async function standardOutput(): Promise<Write> {
     throw new Failure(23, "cannot write the output: it is not open for that");
   }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
-  const isFast = info?.isFile || info?.isCharDevice;
-  return isFast ? fileWriter("the output", Deno.stdout, true) : output;
+  const isPatient = info?.isFile || info?.isCharDevice;
+  if (!isPatient) return output; // a pipe may keep us waiting
+  return writer("the output", (bytes) => Deno.stdout.writeSync(bytes));
 }
 
 /** The file of -o. It is written under another name until it is complete. */
@@ -778,7 +767,9 @@ class OutputFile implements AsyncDisposable {
     readonly file: Deno.FsFile,
     readonly part?: string, // its name so far, unless it is a device
   ) {
-    this.write = fileWriter(path, file, part !== undefined);
+    const write = (bytes: Uint8Array) =>
+      part ? file.writeSync(bytes) : file.write(bytes);
+    this.write = writer(path, write);
   }
 
   /** Throws a {@linkcode Failure} of 23. */
@@ -838,32 +829,37 @@ async function overwrite(path: string, part: string): Promise<void> {
   await from.readable.pipeTo(to.writable);
 }
 
-/** Formats a progress: `12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left`. */
-export function formatProgress(
-  { done, total }: Progress,
-  milliseconds: number,
-): string {
-  const round = (count: number) => Math.ceil(count).toLocaleString("en");
-  const parts = [`${round(done / 1000)} kB`];
-  if (total < Infinity) {
-    parts[0] += ` of ${round(total / 1000)} kB`;
-    parts.push(`${Math.floor(100 * done / (total || 1))}%`);
+/** How a download is getting on. */
+class Progress {
+  done = 0; // bytes of the body
+  total = Infinity; // if it is not known
+  readonly #started = performance.now();
+
+  /** `12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left` */
+  toString(): string {
+    const { done, total } = this;
+    const milliseconds = performance.now() - this.#started;
+    const round = (count: number) => Math.ceil(count).toLocaleString("en");
+    const parts = [`${round(done / 1000)} kB`];
+    if (total < Infinity) {
+      parts[0] += ` of ${round(total / 1000)} kB`;
+      parts.push(`${Math.floor(100 * done / (total || 1))}%`);
+    }
+    parts.push(`${round(done / milliseconds)} kB/s`);
+    const left = milliseconds * (total - done) / done / 1000; // seconds
+    if (left > 0 && left < Infinity) parts.push(`${round(left)} s left`);
+    return parts.join("  ");
   }
-  parts.push(`${round(done / milliseconds)} kB/s`);
-  const seconds = milliseconds * (total - done) / done / 1000;
-  if (seconds > 0 && seconds < Infinity) parts.push(`${round(seconds)} s left`);
-  return parts.join("  ");
 }
 
 /** Shows the progress on the terminal. The last line stays. */
 function showProgress(progress: Progress): Disposable {
-  const started = performance.now();
   const show = (end: string) => {
-    const line = formatProgress(progress, performance.now() - started);
     screen.midLine = !end;
     try {
       const width = (Deno.consoleSize().columns || 80) - 1;
-      const text = `\r${line.slice(0, width)}\x1b[K${end}`;
+      const line = progress.toString().slice(0, width);
+      const text = `\r${line}\x1b[K${end}`;
       Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch { /* the terminal is gone */ }
   };
@@ -987,7 +983,7 @@ async function client(
   const ready = await Promise.race([prepare(options), aborted(signal)]);
   await using file = ready.file;
   const write = file?.write ?? await standardOutput();
-  const progress = { done: 0, total: Infinity };
+  const progress = new Progress();
   const isShown = file && !options.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
   const { caCerts } = ready;

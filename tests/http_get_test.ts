@@ -7,7 +7,7 @@ import {
   assertThrows,
 } from "jsr:@std/assert@^1";
 import { main, type Options, parseHeader, parseURL } from "../http_get.ts";
-import { formatProgress, redirect, request } from "../http_get.ts";
+import { redirect, request } from "../http_get.ts";
 import { Trace } from "../trace.ts";
 import { Failure } from "../utils.ts";
 import { checksum, collect, compress } from "./http_servers.ts";
@@ -686,16 +686,4 @@ test("http_get tells of hops and framing with -v, and draws them", async () => {
   const drawing = await Deno.readTextFile(`${dir.path}/drawing`);
   assertMatch(drawing, /Note left of p1: redirected to http/);
   assertMatch(drawing, /body: 2 bytes, by Content-Length \(RFC 9112 6\.3, /);
-});
-
-test("http_get says how a download is getting on", () => {
-  const said = {
-    "12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left": [12e6, 48e6, 2],
-    "1 kB  1 kB/s": [999, Infinity, 1],
-    "0 kB of 1 kB  0%  0 kB/s": [0, 5, 1],
-    "1 kB of 1 kB  100%  1 kB/s": [1000, 1000, 1],
-  };
-  for (const [line, [done, total, seconds]] of Object.entries(said)) {
-    assertEquals(formatProgress({ done, total }, 1000 * seconds), line);
-  }
 });

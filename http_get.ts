@@ -822,7 +822,7 @@ async function replace(path: string, info: Deno.FileInfo, part: string) {
 
 /** Copies a file into one that is mounted, say, or belongs to another user. */
 async function overwrite(path: string, part: string): Promise<void> {
-  complain(`http_get: cannot replace ${path}: writing into it`);
+  complain(`http_get: cannot replace ${path}: overwriting it in place`);
   const from = await Deno.open(part);
   const options = { write: true, create: true, truncate: true };
   const to = await Deno.open(path, options);

@@ -8,7 +8,7 @@ const UNIX = { ignore: Deno.build.os === "windows" };
 const LINUX = { ignore: Deno.build.os !== "linux" };
 const SCRIPT = new URL("http_get.ts", ROOT).pathname;
 const COMMAND = [Deno.execPath(), "run", "-A", "--no-prompt", SCRIPT];
-const IN_PLACE = /^http_get: cannot replace .*: writing into it\n$/;
+const IN_PLACE = /^http_get: cannot replace .*: overwriting it in place\n$/;
 
 /** Gets "hi" into a file. */
 async function get(file: string, ...before: string[]) {

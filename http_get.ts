@@ -262,11 +262,7 @@ export function frame(method: string, head: Head): Framing {
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
-async function passBytes(
-  reader: BufferedReader,
-  length: number,
-  body: Body,
-): Promise<void> {
+async function passBytes(reader: BufferedReader, length: number, body: Body) {
   for (let left = length; left > 0;) {
     const bytes = reader.take(left);
     await body.write(bytes);
@@ -284,11 +280,7 @@ async function passBytes(
 }
 
 /** Passes on what is in the chunks: RFC 9112 7.1. */
-async function passChunks(
-  reader: BufferedReader,
-  body: Body,
-  log?: Log,
-): Promise<void> {
+async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
   const readLine = () => {
     body.flush(); // nothing is held back while this waits
     return reader.readLine("between two chunks");
@@ -470,9 +462,9 @@ class Decoder implements Body {
 export type Options = Partial<Omit<Given, "url">> & {
   url: URL;
   write: Write; // where the answer goes
+  signal: AbortSignal; // ends it
   caCerts?: string[]; // authorities to trust as well, in PEM
   progress?: Progress;
-  signal?: AbortSignal;
   trace?: Trace;
 };
 
@@ -599,7 +591,10 @@ export function redirect(from: URL, location: string): URL {
  * Writes a request. What is secret goes to the origin that it was given for,
  * and nowhere else.
  */
-export function request(url: URL, options: Omit<Options, "write">): string {
+export function request(
+  url: URL,
+  options: Omit<Options, "write" | "signal">,
+): string {
   const { headers = [], head, http1, compressed } = options;
   const isHome = url.origin === options.url.origin;
   const secret = /^(host|cookie|(proxy-)?authorization)$/i;
@@ -635,11 +630,11 @@ function authorization({ username, password }: URL): string | undefined {
 }
 
 /** Connects, with TLS for https. Throws a {@linkcode Failure}. */
-async function open(url: URL, options: Options, signal: AbortSignal) {
+async function open(url: URL, options: Options) {
   const isSecure = url.protocol === "https:";
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
   const port = Number(url.port || (isSecure ? 443 : 80));
-  const { family, caCerts, trace } = options;
+  const { family, caCerts, signal, trace } = options;
   const tcp = await connect({ hostname, port, family, signal, trace });
   signal.addEventListener("abort", () => tcp[Symbol.dispose]());
   if (!isSecure) return tcp;
@@ -667,12 +662,8 @@ async function open(url: URL, options: Options, signal: AbortSignal) {
 }
 
 /** Asks for one URL. Returns where it redirects to, if that is followed. */
-async function exchange(
-  url: URL,
-  options: Options,
-  signal: AbortSignal,
-): Promise<string> {
-  using socket = await open(url, options, signal);
+async function exchange(url: URL, options: Options): Promise<string> {
+  using socket = await open(url, options);
   const conn = options.trace ? options.trace.stream(socket) : socket;
   // When the output fails, closing ends a read that may wait for ever.
   const answer = new Answer(options, () => socket[Symbol.dispose]());
@@ -686,11 +677,11 @@ async function exchange(
   return answer.location;
 }
 
-async function follow(options: Options, signal: AbortSignal): Promise<void> {
+async function follow(options: Options): Promise<void> {
   const { "max-redirs": most = 20, trace } = options;
   let { url } = options;
   for (let hops = 0;; hops++) {
-    const location = await exchange(url, options, signal);
+    const location = await exchange(url, options);
     if (!location) return;
     const count = counted(most, "redirect");
     if (hops === most) throw new Failure(47, `more than ${count}`);
@@ -706,13 +697,14 @@ async function follow(options: Options, signal: AbortSignal): Promise<void> {
 export async function download(options: Options): Promise<void> {
   const { signal } = options;
   const stop = new AbortController();
-  const abort = () => stop.abort(signal?.reason);
-  signal?.addEventListener("abort", abort);
-  if (signal?.aborted) abort();
+  const abort = () => stop.abort(signal.reason);
+  signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
   try {
-    await Promise.race([follow(options, stop.signal), aborted(stop.signal)]);
+    const following = follow({ ...options, signal: stop.signal });
+    await Promise.race([following, aborted(stop.signal)]);
   } finally {
-    signal?.removeEventListener("abort", abort); // it may live on
+    signal.removeEventListener("abort", abort); // it may live on
   }
 }
 
@@ -969,25 +961,22 @@ async function prepare({ cacert, output: path = "-" }: Given) {
   throw new Failure(23, `${path} is a terminal: leave out -o`);
 }
 
-async function client(
-  options: Given,
-  signal: AbortSignal,
-  trace?: Trace,
-): Promise<void> {
+type Task = Given & Pick<Options, "signal" | "trace">;
+
+async function client(task: Task): Promise<void> {
   // Unless this is set, Deno trusts only the authorities on its own list.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  const ready = await Promise.race([prepare(options), aborted(signal)]);
+  const ready = await Promise.race([prepare(task), aborted(task.signal)]);
   await using file = ready.file;
   const write = file?.write ?? await standardOutput();
   const progress = new Progress();
-  const isShown = file && !options.silent && Deno.stderr.isTerminal();
+  const isShown = file && !task.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  const { caCerts } = ready;
-  await download({ ...options, caCerts, write, progress, signal, trace });
+  await download({ ...task, caCerts: ready.caCerts, write, progress });
   await file?.keep();
 }
 
@@ -999,7 +988,7 @@ export function main(args: string[]): Promise<number> {
     const { "max-time": time } = options;
     const limit = timeLimit(time || Infinity, signal);
     try {
-      await client(options, limit, trace);
+      await client({ ...options, signal: limit, trace });
     } catch (error) {
       if ((error as Error).name !== "TimeoutError") throw error;
       throw new Failure(28, `timed out after ${time / 1000} s`, error);

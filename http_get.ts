@@ -160,7 +160,7 @@ async function readStart(reader: BufferedReader): Promise<void> {
 function foreign(text: string): Failure {
   const hint = text[0] === "\x15" ? ", which is TLS: try https://" : ""; // alert
   const what = `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"${hint}`;
-  return new Failure(1, `the server does not speak HTTP/1, but ${what}`);
+  return new Failure(1, `the server does not speak HTTP/1: it sent ${what}`);
 }
 
 /** Reads lines up to an empty one. Throws a {@linkcode Failure} of 18 or 63. */
@@ -317,7 +317,7 @@ function parseChunkSize(line: Uint8Array): number {
     /^[ \t]*(;|\r?\n)/.test(latin1(line.subarray(digits)));
   if (digits && isEnd && size <= Number.MAX_SAFE_INTEGER) return size;
   const text = latin1(line.subarray(0, 60)).trimEnd();
-  throw new Failure(56, `"${text}" is not the size of a chunk`);
+  throw new Failure(56, `"${text}" is not a chunk size`);
 }
 
 function hexDigit(byte: number): number {
@@ -410,8 +410,9 @@ class Decoder implements Body {
       start += engine.bytesWritten - before;
       const error: Error & { code?: string } | null = engine.errored;
       const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
+      // A gzip body may go on with another member: RFC 1952 2.2.
       const isMember = isOver && this.coding.endsWith("gzip");
-      if (isMember) this.#engine = undefined; // the next follows: RFC 1952 2.2
+      if (isMember) this.#engine = undefined;
       await this.#pass(isMember ? null : error);
     }
   }
@@ -712,7 +713,7 @@ function unwritable(what: string, error: unknown): Failure {
   return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-/** Returns a function that writes all of its bytes by calls of `write`. */
+/** Writes all of the bytes. To a file it is done at once: threads cost time. */
 function writer(
   name: string,
   write: (bytes: Uint8Array) => number | Promise<number>,
@@ -738,14 +739,17 @@ async function standardOutput(): Promise<Write> {
   if (Deno.stdout.isTerminal()) return writeToTerminal;
   const { state } = await Deno.permissions.query({ name: "read" });
   if (state !== "granted") return output; // without asking for more
-  // To Deno, a write to what is open for reading only is a success.
+  // Deno takes it for a success to write to what is open for reading only.
   const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
   if (/^flags:\s*\d*[04]$/m.test(flags)) {
-    throw new Failure(23, "cannot write the output: it is not open for that");
+    throw new Failure(
+      23,
+      "cannot write the output: it is open for reading only",
+    );
   }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
-  const isPatient = info?.isFile || info?.isCharDevice;
-  if (!isPatient) return output; // a pipe may keep us waiting
+  const isQuick = info?.isFile || info?.isCharDevice;
+  if (!isQuick) return output;
   return writer("the output", (bytes) => Deno.stdout.writeSync(bytes));
 }
 
@@ -755,9 +759,9 @@ class OutputFile implements AsyncDisposable {
 
   constructor(
     readonly path: string,
-    readonly info: Deno.FileInfo, // of what is there
+    readonly info: Deno.FileInfo, // of what it replaces
     readonly file: Deno.FsFile,
-    readonly part?: string, // its name so far, unless it is a device
+    readonly part?: string, // its name so far; none if it is a device
   ) {
     const write = (bytes: Uint8Array) =>
       part ? file.writeSync(bytes) : file.write(bytes);
@@ -785,7 +789,7 @@ class OutputFile implements AsyncDisposable {
     }
   }
 
-  /** Gives it its name. Throws a {@linkcode Failure} of 23. */
+  /** Puts it where it belongs. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
     const { path, info, part } = this;
     this.file.close(); // Windows renames nothing that is open
@@ -812,7 +816,7 @@ async function replace(path: string, info: Deno.FileInfo, part: string) {
   await Deno.rename(part, path);
 }
 
-/** Copies a file into one that is mounted, say, or belongs to another user. */
+/** Copies a file into one that is mounted, say, or another user's. */
 async function overwrite(path: string, part: string): Promise<void> {
   complain(`http_get: cannot replace ${path}: overwriting it in place`);
   const from = await Deno.open(part);
@@ -941,7 +945,7 @@ async function readAuthorities(file: string): Promise<string> {
     throw new Failure(2, `cannot read ${file}: ${reason(error)}`, error);
   });
   if (!/^-----BEGIN CERTIFICATE-----\s/m.test(text)) {
-    throw new Failure(2, `there is no certificate in ${file} (PEM)`);
+    throw new Failure(2, `no certificate in ${file}: it must be PEM`);
   }
   try {
     Deno.createHttpClient({ caCerts: [text] }).close(); // it looks at them

@@ -244,7 +244,7 @@ test("http_get says 23 when it cannot write its output", LINUX, async () => {
   const cases = {
     "> /dev/full": /cannot write the output: no space left on device\n$/,
     "-o /dev/full": /cannot write \/dev\/full: no space left on device\n$/,
-    "1< /dev/null": /cannot write the output: it is not open for that\n$/,
+    "1< /dev/null": /cannot write the output: it is open for reading only\n$/,
   };
   for (const [way, says] of Object.entries(cases)) {
     await using script = inShell(`"$@" ${way}`, [url]);

@@ -919,18 +919,20 @@ function parse(args: string[]) {
 /** Checks the command line. Throws a {@linkcode Failure} of 1, 2 or 3. */
 function check(given: ReturnType<typeof parse>) {
   const [text, another] = given._.map(String);
-  const { ipv4, ipv6 } = given;
   if (!text) {
     throw new Failure(2, "missing URL (example: http_get localhost:8080)");
   }
   if (another) throw new Failure(2, `too many words: "${another}"`);
-  if (ipv4 && ipv6) throw new Failure(2, "-4 and -6 cannot be combined");
+  if (given.ipv4 && given.ipv6) {
+    throw new Failure(2, "-4 and -6 cannot be combined");
+  }
+  const ipv4 = given.ipv4 ? 4 : undefined;
   const max = Number.MAX_SAFE_INTEGER;
   return {
     ...given,
     url: parseURL(text),
     headers: given.header.map(parseHeader),
-    family: [4, 6].find((version) => given[`ipv${version}` as "ipv4"]),
+    family: given.ipv6 ? 6 : ipv4,
     "max-redirs": parseNumber(given, "max-redirs", 20, [0, max]),
     "max-filesize": parseNumber(given, "max-filesize", 0, [0, max]),
     "max-time": parseSeconds(given, "max-time"),
@@ -965,9 +967,7 @@ async function prepare({ cacert, output: path = "-" }: Given) {
   throw new Failure(23, `${path} is a terminal: leave out -o`);
 }
 
-type Task = Given & Pick<Options, "signal" | "trace">;
-
-async function client(task: Task): Promise<void> {
+async function client(task: Given & Pick<Options, "signal" | "trace">) {
   // Unless this is set, Deno trusts only the authorities on its own list.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });

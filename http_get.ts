@@ -2,8 +2,8 @@
 /**
  * A client for HTTP/1.1 (RFC 9110, RFC 9112), by hand over a socket. Asking for
  * a page takes a few lines of text; the art is in the answer. TCP has no
- * message boundaries, so the header section has to say where the body ends, in
- * one of five ways. `-v` shows which.
+ * message boundaries, so the header section has to say where the body ends.
+ * `frame` lists the five ways, and `-v` shows which one it was.
  *
  * Try it in two terminals:
  *
@@ -24,6 +24,7 @@ import { reason, refuseUnknown, run, screen, timeLimit } from "./utils.ts";
 import { type Trace, VERSION, writeAll } from "./utils.ts";
 
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
+const RULE = "RFC 9112 6.3, rule";
 
 /**
  * The protocol: sends a request and reads the answer. Where its body ends, the
@@ -46,6 +47,7 @@ export async function get(
   if (!body) return; // nobody wants it
   if (framing.isChunked) await passChunks(reader, body, answer.log);
   else await passBytes(reader, framing.length, body);
+  await body.end();
 }
 
 /** A header section. Each character of its text stands for one byte. */
@@ -66,7 +68,6 @@ class BufferedReader {
   #buffer = new Uint8Array(512 * 1024);
   #start = 0; // of what has not been taken
   #end = 0;
-  #searched = 0; // there is no line end before it
 
   constructor(readonly conn: Pick<Deno.Conn, "read">) {}
 
@@ -74,46 +75,46 @@ class BufferedReader {
     return this.#end - this.#start;
   }
 
-  /** Shows what has come, so many bytes at most. It is good until `fill`. */
+  /** Returns what has come, up to `most` bytes. It is good until `fill`. */
   peek(most: number): Uint8Array {
     const end = Math.min(this.#start + most, this.#end);
     return this.#buffer.subarray(this.#start, end);
   }
 
-  /** Does the same, and goes on behind it. */
+  /** Returns the same bytes, and removes them. */
   take(most: number): Uint8Array {
     const bytes = this.peek(most);
     this.#start += bytes.length;
     return bytes;
   }
 
-  /** Takes a line with its end, if all of it has come. */
-  takeLine(): Uint8Array | undefined {
-    const from = Math.max(this.#start, this.#searched);
+  /**
+   * Takes a line with its end, if all of it has come. Those of its bytes that
+   * were searched before have no line end.
+   */
+  takeLine(searched = 0): Uint8Array | undefined {
+    const from = this.#start + searched;
     const end = this.#buffer.subarray(0, this.#end).indexOf(10, from);
-    this.#searched = end < 0 ? this.#end : end;
-    if (this.#searched - this.#start >= MOST_HEAD) {
-      throw new Failure(63, `a line of more than ${MOST_HEAD} bytes`);
-    }
     return end < 0 ? undefined : this.take(end + 1 - this.#start);
   }
 
-  /** Waits for a line. Throws a {@linkcode Failure} of 18. */
+  /** Waits for a line. Throws a {@linkcode Failure} of 18 or 63. */
   async readLine(where: string): Promise<Uint8Array> {
-    for (;;) {
-      const line = this.takeLine();
+    for (let searched = 0; searched < MOST_HEAD;) {
+      const line = this.takeLine(searched);
       if (line) return line;
+      searched = this.length;
       if (await this.fill()) continue;
       throw new Failure(18, `the server closed ${where}`);
     }
+    throw new Failure(63, `a line of more than ${MOST_HEAD} bytes`);
   }
 
   /** Waits for more bytes. Returns false when the server has closed. */
   async fill(): Promise<boolean> {
     if (this.length === 0 || this.#end === this.#buffer.length) {
       this.#buffer.copyWithin(0, this.#start, this.#end);
-      this.#searched = Math.max(0, this.#searched - this.#start);
-      this.#end -= this.#start;
+      this.#end = this.length;
       this.#start = 0;
     }
     try {
@@ -133,8 +134,7 @@ async function readHead(reader: BufferedReader): Promise<Head> {
   await readStart(reader);
   const raw = await readSection(reader, "in the header section");
   const lines = raw.map((line) => line.replace(/\r?\n$/, ""));
-  const wrong = lines.find((line) => /[\0\r]/.test(line));
-  if (wrong !== undefined) throw notField(wrong);
+  for (const line of lines) if (/[\0\r]/.test(line)) throw notField(line);
   const [statusLine, ...fieldLines] = lines.slice(0, -1);
   // HTTP/1.1, three digits, and perhaps a reason
   const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?$/;
@@ -145,40 +145,45 @@ async function readHead(reader: BufferedReader): Promise<Head> {
   return { status: Number(status), reason, fields, text: raw.join("") };
 }
 
-/** Waits for `HTTP/`: who speaks something else may never end the line. */
+/** Waits for `HTTP/`: a server of another protocol may never end its line. */
 async function readStart(reader: BufferedReader): Promise<void> {
-  for (const start = "HTTP/";;) {
-    const text = latin1(reader.peek(start.length));
-    if (!start.startsWith(text)) throw foreign(latin1(reader.peek(60)));
-    if (text === start) return;
+  for (;;) {
+    const text = latin1(reader.peek(5));
+    if (text === "HTTP/") return;
+    if (!"HTTP/".startsWith(text)) throw foreign(latin1(reader.peek(60)));
     if (await reader.fill()) continue;
     if (text) throw new Failure(18, "the server closed in the status line");
-    throw new Failure(52, "the server closed without an answer");
+    throw new Failure(52, "the server closed without a response");
   }
 }
 
 function foreign(text: string): Failure {
   const hint = text[0] === "\x15" ? ", which is TLS: try https://" : ""; // alert
   const what = `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"${hint}`;
-  return new Failure(1, `the server does not speak HTTP/1, but ${what}`);
+  return new Failure(1, `the server does not speak HTTP/1: it sent ${what}`);
 }
 
 /** Reads lines up to an empty one. Throws a {@linkcode Failure} of 18 or 63. */
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
-    const line = reader.takeLine() ?? await reader.readLine(where);
+    const line = await reader.readLine(where);
     size += Math.max(60, line.length); // a short line costs memory, too
     lines.push(latin1(line));
-    if (/^\r?\n$/.test(lines[lines.length - 1])) return lines;
+    if (isEmpty(line)) return lines;
   }
   throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
+}
+
+/** Whether a line has nothing but its end, CR LF or LF. */
+function isEmpty(line: Uint8Array): boolean {
+  return line.length === 1 || line.length === 2 && line[0] === 13;
 }
 
 function addField(fields: Head["fields"], line: string): void {
   const last = fields.at(-1);
   if (last && /^[ \t]/.test(line)) { // folded: the value goes on
-    last[1] = [last[1], trim(line)].filter((part) => part).join(" ");
+    last[1] = trim(`${last[1]} ${trim(line)}`);
     return;
   }
   const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/) ?? [];
@@ -207,75 +212,77 @@ function list(head: Head, name: string): string[] {
   return parts.map((part) => trim(part).toLowerCase());
 }
 
-type Framing = ReturnType<typeof frame>;
+/** Where a body ends. */
+export interface Framing {
+  isChunked?: boolean;
+  length: number; // Infinity where the header section does not say
+  why: string; // with the rule of RFC 9112 6.3
+}
 
-/** Decides where the body ends: RFC 9112 6.3, in its order. */
-export function frame(method: string, head: Head) {
+/**
+ * Decides where the body ends: RFC 9112 6.3, in its order.
+ *
+ * - HEAD, status 204 or 304: there is no body (rule 1)
+ * - `Transfer-Encoding` ends with `chunked`: after the last chunk (rule 4)
+ * - another `Transfer-Encoding`: where the server closes (rule 4)
+ * - `Content-Length`: after that many bytes (rule 6)
+ * - neither of these: where the server closes (rule 8)
+ *
+ * Throws a {@linkcode Failure} of 8 for a length that is none (rule 5).
+ */
+export function frame(method: string, head: Head): Framing {
   const { status } = head;
   const lengths = list(head, "content-length");
   const codings = list(head, "transfer-encoding").filter((coding) => coding);
-  const isChunked = codings.at(-1) === "chunked";
-  const rules = lengths.length ? "rules 3 and 4" : "rule 4";
-  const framing = (length: number, why: string, rule: string) => ({
-    isChunked: isChunked && rule !== "rule 1",
-    codings: isChunked ? codings.slice(0, -1) : codings,
-    length, // Infinity where it is not known beforehand
-    why: `${why} (RFC 9112 6.3, ${rule})`,
-  });
-  if (method === "HEAD" || status < 200 || status === 204 || status === 304) {
+  if (method === "HEAD" || status === 204 || status === 304) {
     const what = method === "HEAD" ? method : status;
-    return framing(0, `none, as ${what} has none`, "rule 1");
+    return { length: 0, why: `none, as ${what} has none (${RULE} 1)` };
   }
-  if (isChunked) {
-    const beats = lengths.length ? ", despite Content-Length" : "";
-    return framing(Infinity, `chunked${beats}`, rules);
+  if (codings.at(-1) === "chunked") {
+    const why = lengths.length
+      ? `chunked, despite Content-Length (${RULE}s 3 and 4)`
+      : `chunked (${RULE} 4)`;
+    return { isChunked: true, length: Infinity, why };
   }
   if (codings.length) {
-    return framing(Infinity, "to the close, as chunked is not last", rules);
+    const why = `to the close, as chunked is not last (${RULE} 4)`;
+    return { length: Infinity, why };
   }
   if (lengths.length === 0) {
-    return framing(Infinity, "to the close, as no length is given", "rule 8");
+    const why = `to the close, as no length is given (${RULE} 8)`;
+    return { length: Infinity, why };
   }
-  const length = Number(lengths[0]);
-  const isLength = length <= Number.MAX_SAFE_INTEGER &&
-    lengths.every((each) => /^\d+$/.test(each) && Number(each) === length);
-  if (isLength) {
-    return framing(length, `${length} bytes, by Content-Length`, "rule 6");
+  const length = /^\d+$/.test(lengths[0]) ? Number(lengths[0]) : NaN;
+  const isOne = new Set(lengths).size === 1;
+  if (isOne && length <= Number.MAX_SAFE_INTEGER) {
+    return { length, why: `${length} bytes, by Content-Length (${RULE} 6)` };
   }
   const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
-  throw new Failure(8, framing(0, `${given} is no length`, "rule 5").why);
+  throw new Failure(8, `${given} is not a length (${RULE} 5)`);
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
-async function passBytes(
-  reader: BufferedReader,
-  length: number,
-  body: BufferedWriter,
-): Promise<void> {
+async function passBytes(reader: BufferedReader, length: number, body: Body) {
   for (let left = length; left > 0;) {
     const bytes = reader.take(left);
     await body.write(bytes);
     left -= bytes.length;
     if (left === 0) return;
-    body.flush(); // nothing is held back while this waits
+    body.flush();
     if (await reader.fill()) continue;
-    if (length === Infinity && !reader.isCut) return;
-    const isKnown = length < Infinity;
-    const why = isKnown
-      ? `the server closed with ${left} of ${length} bytes still to come`
-      : "TLS was cut off: the end may be missing";
-    throw new Failure(18, why);
+    if (length < Infinity) {
+      const missing = `${left} of ${length} bytes still to come`;
+      throw new Failure(18, `the server closed with ${missing}`);
+    }
+    if (!reader.isCut) return;
+    throw new Failure(18, "TLS was cut off: the end may be missing");
   }
 }
 
 /** Passes on what is in the chunks: RFC 9112 7.1. */
-async function passChunks(
-  reader: BufferedReader,
-  body: BufferedWriter,
-  log?: Log,
-): Promise<void> {
+async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
   const readLine = () => {
-    body.flush();
+    body.flush(); // nothing is held back while this waits
     return reader.readLine("between two chunks");
   };
   for (;;) {
@@ -288,7 +295,7 @@ async function passChunks(
     if (isHere) reader.take(size);
     else await passBytes(reader, size, body);
     const end = reader.takeLine() ?? await readLine();
-    if (end.length === 1 || end.length === 2 && end[0] === 13) continue;
+    if (isEmpty(end)) continue;
     throw new Failure(56, `a chunk does not end after its ${size} bytes`);
   }
   body.flush();
@@ -310,7 +317,7 @@ function parseChunkSize(line: Uint8Array): number {
     /^[ \t]*(;|\r?\n)/.test(latin1(line.subarray(digits)));
   if (digits && isEnd && size <= Number.MAX_SAFE_INTEGER) return size;
   const text = latin1(line.subarray(0, 60)).trimEnd();
-  throw new Failure(56, `"${text}" is not the size of a chunk`);
+  throw new Failure(56, `"${text}" is not a chunk size`);
 }
 
 function hexDigit(byte: number): number {
@@ -322,19 +329,22 @@ function hexDigit(byte: number): number {
 /** Takes bytes, which are good until it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
 
-/** Gathers small pieces into large writes: each write has its cost. */
+/** Where the pieces of a body go. */
+type Body = Pick<BufferedWriter, "gather" | "write" | "flush" | "end">;
+
+/**
+ * Gathers small pieces into large writes, as each write has its cost. While
+ * one buffer is written, it gathers in the other.
+ */
 export class BufferedWriter {
   #buffers = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)];
   #length = 0; // of what is gathered in the first of them
-  #writing: Promise<void> | undefined; // of the second
+  #writing: Promise<void> | undefined;
 
-  /** `failed` is told of errors, as nobody may be waiting for that write. */
-  constructor(
-    readonly target: Write,
-    readonly failed: (error: Error) => void,
-  ) {}
+  /** `failed` is called at once when a write fails; `end` throws why. */
+  constructor(readonly target: Write, readonly failed: () => void) {}
 
-  /** Takes the bytes if there is room for them, or returns false. */
+  /** Takes the bytes if there is room, or returns false. */
   gather(bytes: Uint8Array): boolean {
     const [buffer] = this.#buffers;
     if (this.#length + bytes.length > buffer.length) return false;
@@ -346,7 +356,7 @@ export class BufferedWriter {
   /** Takes the bytes, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length >= 64 * 1024) { // large enough, and not worth a copy
-      await this.drain();
+      await this.end();
       await this.target(bytes);
     } else if (!this.gather(bytes)) {
       await this.#writing;
@@ -369,7 +379,7 @@ export class BufferedWriter {
   }
 
   /** Waits until all is written. */
-  async drain(): Promise<void> {
+  async end(): Promise<void> {
     this.flush();
     while (this.#writing) await this.#writing;
   }
@@ -377,68 +387,66 @@ export class BufferedWriter {
 
 type Engine = import("node:zlib").Gunzip;
 
-/** Undoes gzip or deflate. It passes on no byte that was not sent. */
-class Decoder {
+/** Decodes gzip or deflate. It passes on no byte that was not sent. */
+class Decoder implements Body {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
 
-  constructor(readonly coding: string, readonly output: BufferedWriter) {}
+  constructor(readonly coding: string, readonly output: Body) {}
+
+  gather(): boolean {
+    return false;
+  }
 
   /** Throws a {@linkcode Failure} of 61. */
   async write(bytes: Uint8Array): Promise<void> {
-    // One byte can decode to a thousand: short slices bound the memory.
     for (let start = 0; start < bytes.length;) {
-      start += await this.#decode(bytes.subarray(start, start + 8192));
+      this.#engine ??= await this.#open();
+      const engine = this.#engine;
+      const before = engine.bytesWritten;
+      // One byte can decode to a thousand: short slices bound the memory.
+      const slice = bytes.subarray(start, start + 8192);
+      await new Promise((resolve) => engine.write(slice, resolve));
+      start += engine.bytesWritten - before;
+      const error: Error & { code?: string } | null = engine.errored;
+      const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
+      // A gzip body may go on with another member: RFC 1952 2.2.
+      const isMember = isOver && this.coding.endsWith("gzip");
+      if (isMember) this.#engine = undefined;
+      await this.#pass(isMember ? null : error);
     }
+  }
+
+  flush(): void {
     this.output.flush();
   }
 
-  /** Ends the body. Throws a {@linkcode Failure} of 61. */
+  /** Throws a {@linkcode Failure} of 61 if the end is missing. */
   async end(): Promise<void> {
     const engine = this.#engine;
-    if (!engine) return;
-    const error = await new Promise((resolve) => {
+    const error = engine && await new Promise((resolve) => {
       engine.once("end", resolve).once("error", resolve).end();
     });
     await this.#pass(error);
+    await this.output.end();
   }
 
-  /** Returns how many of the bytes were decoded. */
-  async #decode(bytes: Uint8Array): Promise<number> {
-    this.#engine ??= await this.#start();
-    const engine = this.#engine;
-    const before = engine.bytesWritten;
-    await new Promise((resolve) => engine.write(bytes, resolve));
-    const error: Error & { code?: string } | null = engine.errored;
-    const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
-    if (isOver && /gzip/.test(this.coding)) { // another member: RFC 1952 2.2
-      this.#engine = undefined;
-      await this.#pass();
-      return engine.bytesWritten - before;
+  async #open(): Promise<Engine> {
+    const { createGunzip, createInflate } = await import("node:zlib");
+    const isGzip = /^(x-)?gzip$/.test(this.coding);
+    if (!isGzip && this.coding !== "deflate") {
+      const coding = `"${this.coding.slice(0, 60)}"`;
+      throw new Failure(61, `unsupported content coding ${coding}`);
     }
-    await this.#pass(error);
-    return bytes.length;
-  }
-
-  async #start(): Promise<Engine> {
-    const zlib = await import("node:zlib");
     const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
-    const engines: Record<string, () => Engine> = {
-      gzip: () => zlib.createGunzip(options),
-      deflate: () => zlib.createInflate(options), // zlib's: RFC 9110 8.4.1.2
-    };
-    const open = engines[this.coding.replace(/^x-gzip$/, "gzip")];
-    if (!open) {
-      const coding = this.coding.slice(0, 60);
-      throw new Failure(61, `cannot undo the coding "${coding}"`);
-    }
-    const engine = open();
+    // RFC 9110 8.4.1.2: deflate is zlib's format
+    const engine = isGzip ? createGunzip(options) : createInflate(options);
     engine.on("data", (bytes: Uint8Array) => this.#decoded.push(bytes));
-    engine.on("error", () => {}); // `errored` says it in time
+    engine.on("error", () => {}); // `errored` has it
     return engine;
   }
 
-  async #pass(error?: unknown): Promise<void> {
+  async #pass(error: unknown): Promise<void> {
     for (const bytes of this.#decoded.splice(0)) {
       await this.output.write(bytes);
       // A used buffer is freed at once: the collector would let many pile up.
@@ -447,107 +455,78 @@ class Decoder {
       if (isUsed) (buffer as ArrayBuffer).transfer(0);
     }
     if (!error) return;
-    await this.output.drain(); // what is good comes out
     throw new Failure(61, `the ${this.coding} coding is damaged`, error);
   }
 }
 
-/** Bytes of a body. `total` is Infinity where it is not known. */
-interface Progress {
-  done: number;
-  total: number;
-}
-
 /** What to get, and how: curl's options, by their long names. */
-export type Options = Partial<Omit<ReturnType<typeof check>, "url">> & {
+export type Options = Partial<Omit<Given, "url">> & {
   url: URL;
   write: Write; // where the answer goes
+  signal: AbortSignal; // ends it
   caCerts?: string[]; // authorities to trust as well, in PEM
   progress?: Progress;
-  signal?: AbortSignal;
   trace?: Trace;
 };
 
 /** What becomes of an answer. */
 export class Answer {
   location = ""; // where it redirects to, if that is followed
-  log: Log | undefined;
-  #output: BufferedWriter;
-  #body: BufferedWriter; // the same, or what is decoded first
-  #decoder: Decoder | undefined;
-  #done = 0; // bytes of the body
+  readonly log: Log | undefined;
+  readonly output: BufferedWriter;
+  #progress: Progress;
   #heads = 0; // bytes of header sections
 
-  constructor(
-    readonly options: Options,
-    readonly failed: (error: Error) => void,
-  ) {
-    const { trace } = options;
+  /** `failed` is called at once when the output fails. */
+  constructor(readonly options: Options, failed: () => void) {
+    const { trace, progress = new Progress() } = options;
+    this.#progress = progress;
     if (trace) this.log = (line) => trace.event(line);
-    this.#output = new BufferedWriter((bytes) => this.#write(bytes), failed);
-    this.#body = this.#output;
+    this.output = new BufferedWriter((bytes) => this.#write(bytes), failed);
   }
 
   /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
   async head({ text }: Head): Promise<void> {
     this.#heads += text.length;
     if (this.#heads > 20 * MOST_HEAD) {
-      throw new Failure(63, "no end of answers that are not final");
+      throw new Failure(63, "too many interim (1xx) responses");
     }
     const { include, head, write } = this.options;
     const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
     if (include || head) await write(bytes);
   }
 
-  /** Says where the body goes, if anywhere. Throws a {@linkcode Failure}. */
-  body(head: Head, framing: Framing): BufferedWriter | undefined {
-    const { length, why, codings } = framing;
-    const { fail, compressed, progress } = this.options;
-    const max = this.options["max-filesize"] || Infinity;
-    if (this.options.location && /^30[12378]$/.test(`${head.status}`)) {
+  /** Returns where the body goes, if anywhere. Throws a {@linkcode Failure}. */
+  body(head: Head, { isChunked, length, why }: Framing): Body | undefined {
+    const { status } = head;
+    const { fail, compressed, "max-filesize": max } = this.options;
+    if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
       this.location = values(head, "location").find((each) => each) ?? "";
       if (this.location) return undefined;
     }
     this.log?.(`body: ${why}`);
-    if (fail && head.status >= 400) {
-      const status = `${head.status} ${head.reason.slice(0, 90)}`.trim();
-      throw new Failure(22, `the server answers ${status}`);
+    if (fail && status >= 400) {
+      const reason = head.reason.slice(0, 90);
+      throw new Failure(22, `the server answers ${status} ${reason}`.trim());
     }
-    if (length > max && length < Infinity) {
+    if (max && length > max && length < Infinity) {
       throw new Failure(63, `too large: ${counted(length, "byte")}`);
     }
-    const content = compressed ? list(head, "content-encoding") : [];
-    const coding = [...content, ...codings]
-      .filter((coding) => !/^(identity|none)?$/.test(coding)).join(", ");
-    if (progress) progress.total = coding ? Infinity : length;
-    if (!coding) return this.#output;
-    const decoder = new Decoder(coding, this.#output);
-    this.#decoder = decoder;
-    const write = (bytes: Uint8Array) => decoder.write(bytes);
-    this.#body = new BufferedWriter(write, this.failed);
-    return this.#body;
-  }
-
-  /** Waits until what came is written. */
-  async drain(): Promise<void> {
-    await this.#body.drain();
-    await this.#output.drain();
-  }
-
-  /** Ends the body. Throws a {@linkcode Failure} of 61. */
-  async end(): Promise<void> {
-    await this.drain();
-    await this.#decoder?.end();
-    await this.drain();
+    const codings = compressed ? list(head, "content-encoding") : [];
+    codings.push(...list(head, "transfer-encoding"));
+    if (isChunked) codings.splice(codings.lastIndexOf("chunked"), 1);
+    const coded = codings.filter((each) => !/^(identity|none)?$/.test(each));
+    if (coded.length) return new Decoder(coded.join(", "), this.output);
+    this.#progress.total = length;
+    return this.output;
   }
 
   async #write(bytes: Uint8Array): Promise<void> {
-    const { write, progress, "max-filesize": max } = this.options;
-    await write(bytes.subarray(0, (max || Infinity) - this.#done));
-    this.#done += bytes.length;
-    if (progress) progress.done = this.#done;
-    if (max && this.#done > max) {
-      throw new Failure(63, `more than ${max} bytes`);
+    const { write, "max-filesize": max } = this.options;
+    await write(bytes.subarray(0, (max || Infinity) - this.#progress.done));
+    this.#progress.done += bytes.length;
+    if (max && this.#progress.done > max) {
+      throw new Failure(63, `more than ${counted(max, "byte")}`);
     }
   }
 }
@@ -598,10 +577,11 @@ export function redirect(from: URL, location: string): URL {
     const where = `"${location.slice(0, 200)}"`;
     throw new Failure(3, `redirected to ${where}, which is not a URL`);
   }
-  const isSafe = to.protocol === "https:" || from.protocol === "http:";
-  if (!isSafe || !/^https?:$/.test(to.protocol)) {
-    const way = `from ${from.protocol} to ${to.protocol}`;
-    throw new Failure(1, `not redirected ${way}`);
+  if (!/^https?:$/.test(to.protocol)) {
+    throw new Failure(1, `refused to follow a redirect to ${to.protocol}`);
+  }
+  if (from.protocol === "https:" && to.protocol === "http:") {
+    throw new Failure(1, "refused to follow a redirect from https to http");
   }
   to.username = ""; // whether they are sent, the origin decides
   to.password = "";
@@ -612,23 +592,29 @@ export function redirect(from: URL, location: string): URL {
  * Writes a request. What is secret goes to the origin that it was given for,
  * and nowhere else.
  */
-export function request(url: URL, options: Omit<Options, "write">): string {
-  const { headers = [], head, http1 } = options;
+export function request(
+  url: URL,
+  options: Omit<Options, "write" | "signal">,
+): string {
+  const { headers = [], head, http1, compressed } = options;
   const isHome = url.origin === options.url.origin;
   const secret = /^(host|cookie|(proxy-)?authorization)$/i;
   const given = headers.filter(([name]) => isHome || !secret.test(name));
-  const own: Header[] = [["Host", url.host]];
-  own.push(["User-Agent", `http_get/${VERSION}`], ["Accept", "*/*"]);
-  own.push(["Connection", "close"]);
-  if (options.compressed) own.push(["Accept-Encoding", "gzip, deflate"]);
-  if (isHome) own.push(["Authorization", authorization(options.url)]);
+  const own: Header[] = [
+    ["Host", url.host],
+    ["User-Agent", `http_get/${VERSION}`],
+    ["Accept", "*/*"],
+    ["Connection", "close"],
+    ["Accept-Encoding", compressed ? "gzip, deflate" : undefined],
+    ["Authorization", isHome ? authorization(options.url) : undefined],
+  ];
   const names = given.map(([name]) => name.toLowerCase());
   const host = names.indexOf("host"); // only one is sent
-  const sent = [
+  const lines = [
     ...own.filter(([name]) => !names.includes(name.toLowerCase())),
     ...given.filter((_, i) => names[i] !== "host" || i === host),
-  ].filter(([, value]) => value !== undefined);
-  const lines = sent.map(([name, value]) => `${name}: ${value}`.trimEnd());
+  ].filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name}: ${value}`.trimEnd());
   // Unlike url.search, this keeps a question mark at the end.
   const [, target] = url.href.match(/^\w+:\/\/[^/]*([^#]*)/)!;
   const line = `${head ? "HEAD" : "GET"} ${target} HTTP/1.${http1 ? 0 : 1}`;
@@ -645,11 +631,11 @@ function authorization({ username, password }: URL): string | undefined {
 }
 
 /** Connects, with TLS for https. Throws a {@linkcode Failure}. */
-async function open(url: URL, options: Options, signal: AbortSignal) {
+async function open(url: URL, options: Options) {
   const isSecure = url.protocol === "https:";
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
   const port = Number(url.port || (isSecure ? 443 : 80));
-  const { family, caCerts, trace } = options;
+  const { family, caCerts, signal, trace } = options;
   const tcp = await connect({ hostname, port, family, signal, trace });
   signal.addEventListener("abort", () => tcp[Symbol.dispose]());
   if (!isSecure) return tcp;
@@ -662,47 +648,44 @@ async function open(url: URL, options: Options, signal: AbortSignal) {
     return tls;
   } catch (error) {
     const why = reason(error)
-      .replace(/.*InvalidContentType.*/, "it does not speak TLS: try http://")
       .replace("UnknownIssuer", "unknown authority (--cacert FILE adds one)")
-      .replace(/Other.*CaUsedAsEndEntity.*/, "it is that of an authority");
-    const [, trust] = why.match(/peer certificate: (.*)/) ?? [];
-    const message = trust
-      ? `the certificate of ${hostname} is not trusted: ${trust}`
+      .replace(/Other.*CaUsedAsEndEntity.*/, "it belongs to an authority");
+    const [, fault] = why.match(/peer certificate: (.*)/) ?? [];
+    if (fault) {
+      const what = `the certificate of ${hostname}`;
+      throw new Failure(60, `${what} is not trusted: ${fault}`, error);
+    }
+    const message = why.includes("InvalidContentType")
+      ? `${hostname} does not speak TLS: try http://`
       : `no TLS with ${hostname}: ${why}`;
-    throw new Failure(trust ? 60 : 35, message, error);
+    throw new Failure(35, message, error);
   }
 }
 
 /** Asks for one URL. Returns where it redirects to, if that is followed. */
-async function exchange(
-  url: URL,
-  options: Options,
-  stop: AbortController,
-): Promise<string> {
-  using socket = await open(url, options, stop.signal);
+async function exchange(url: URL, options: Options): Promise<string> {
+  using socket = await open(url, options);
   const conn = options.trace ? options.trace.stream(socket) : socket;
-  const answer = new Answer(options, (error) => stop.abort(error));
+  // When the output fails, closing ends a read that may wait for ever.
+  const answer = new Answer(options, () => socket[Symbol.dispose]());
   try {
     await get(conn, request(url, options), answer);
-    await answer.end();
   } catch (error) {
-    await answer.drain().catch(() => {}); // the first error is the cause
+    await answer.output.end(); // if this throws, that was the cause
     throw error;
   }
   conn.close();
   return answer.location;
 }
 
-async function follow(options: Options, stop: AbortController): Promise<void> {
+async function follow(options: Options): Promise<void> {
   const { "max-redirs": most = 20, trace } = options;
   let { url } = options;
   for (let hops = 0;; hops++) {
-    const location = await exchange(url, options, stop);
+    const location = await exchange(url, options);
     if (!location) return;
-    if (hops === most) {
-      const next = `the next to ${location.slice(0, 200)}`;
-      throw new Failure(47, `more than ${most} redirects: ${next}`);
-    }
+    const count = counted(most, "redirect");
+    if (hops === most) throw new Failure(47, `more than ${count}`);
     url = redirect(url, location);
     trace?.event(`redirected to ${url.href}`);
   }
@@ -715,13 +698,14 @@ async function follow(options: Options, stop: AbortController): Promise<void> {
 export async function download(options: Options): Promise<void> {
   const { signal } = options;
   const stop = new AbortController();
-  const abort = () => stop.abort(signal?.reason);
-  signal?.addEventListener("abort", abort);
-  if (signal?.aborted) abort();
+  const abort = () => stop.abort(signal.reason);
+  signal.addEventListener("abort", abort);
+  if (signal.aborted) abort();
   try {
-    await Promise.race([follow(options, stop), aborted(stop.signal)]);
+    const following = follow({ ...options, signal: stop.signal });
+    await Promise.race([following, aborted(stop.signal)]);
   } finally {
-    signal?.removeEventListener("abort", abort); // it may live on
+    signal.removeEventListener("abort", abort); // it may live on
   }
 }
 
@@ -729,178 +713,149 @@ function unwritable(what: string, error: unknown): Failure {
   return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-/** Writes at once: files keep nobody waiting, and threads cost time. */
-function writeAllSync(to: Pick<Deno.FsFile, "writeSync">, bytes: Uint8Array) {
-  let sent = 0;
-  while (sent < bytes.length) sent += to.writeSync(bytes.subarray(sent));
-}
-
-/** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
-async function standardOutput(): Promise<Write> {
-  const isTerminal = Deno.stdout.isTerminal();
-  const flags = await readSystemFile("/proc/self/fdinfo/1");
-  if (/^flags:\s*\d*[04]$/m.test(flags)) { // for reading only
-    throw new Failure(23, "cannot write the output: it is not open for that");
-  }
-  const path = "/dev/stdout";
-  const { state } = await Deno.permissions.query({ name: "read", path });
-  const canLook = state === "granted" && !isTerminal;
-  const info = canLook ? await Deno.stat(path).catch(() => null) : null;
-  const isSync = info?.isFile || info?.isCharDevice;
+/** Writes all of the bytes. To a file it is done at once: threads cost time. */
+function writer(
+  name: string,
+  write: (bytes: Uint8Array) => number | Promise<number>,
+): Write {
   return async (bytes) => {
-    if (isTerminal && bytes.includes(0)) {
-      const hint = "use -o FILE, or a pipe";
-      throw new Failure(23, `a terminal is not for binary: ${hint}`);
-    }
-    if (!isSync) return await output(bytes);
     try {
-      writeAllSync(Deno.stdout, bytes);
+      let sent = 0;
+      while (sent < bytes.length) sent += await write(bytes.subarray(sent));
     } catch (error) {
-      throw unwritable("the output", error);
+      throw unwritable(name, error);
     }
   };
 }
 
-/** Reads what Linux says of this process; "" elsewhere, or if it may not. */
-async function readSystemFile(path: string): Promise<string> {
-  const { state } = await Deno.permissions.query({ name: "read", path });
-  if (state !== "granted") return "";
-  return await Deno.readTextFile(path).catch(() => "");
+async function writeToTerminal(bytes: Uint8Array): Promise<void> {
+  if (!bytes.includes(0)) return await output(bytes);
+  const hint = "use -o FILE, or a pipe";
+  throw new Failure(23, `binary output may confuse your terminal: ${hint}`);
 }
 
-/** The file of -o: written beside it if possible, renamed when complete. */
+/** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
+async function standardOutput(): Promise<Write> {
+  if (Deno.stdout.isTerminal()) return writeToTerminal;
+  const { state } = await Deno.permissions.query({ name: "read" });
+  if (state !== "granted") return output; // without asking for more
+  // Deno takes it for a success to write to what is open for reading only.
+  const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
+  if (/^flags:\s*\d*[04]$/m.test(flags)) {
+    throw new Failure(
+      23,
+      "cannot write the output: it is open for reading only",
+    );
+  }
+  const info = await Deno.stat("/dev/stdout").catch(() => undefined);
+  const isQuick = info?.isFile || info?.isCharDevice;
+  if (!isQuick) return output;
+  return writer("the output", (bytes) => Deno.stdout.writeSync(bytes));
+}
+
+/** The file of -o. It is written under another name until it is complete. */
 class OutputFile implements AsyncDisposable {
-  #isBegun = false;
-  #isKept = false;
+  readonly write: Write;
 
   constructor(
     readonly path: string,
+    readonly info: Deno.FileInfo, // of what it replaces
     readonly file: Deno.FsFile,
-    readonly old: Deno.FileInfo | undefined, // what was there before
-    readonly part: string | undefined, // written, then renamed
-  ) {}
+    readonly part?: string, // its name so far; none if it is a device
+  ) {
+    const write = (bytes: Uint8Array) =>
+      part ? file.writeSync(bytes) : file.write(bytes);
+    this.write = writer(path, write);
+  }
 
   /** Throws a {@linkcode Failure} of 23. */
   static async open(path: string): Promise<OutputFile> {
     try {
-      const old = await Deno.stat(path).catch(() => undefined);
+      const isNew = await Deno.stat(path).then(() => false, () => true);
       const file = await Deno.open(path, { write: true, create: true });
-      if (old && !old.isFile) return new OutputFile(path, file, old, undefined);
-      const whole = await Deno.realPath(path); // a link stays one
-      const beside = await openBeside(whole, old);
-      if (!beside) {
-        const why = "cannot be replaced: it is written in place";
-        complain(`http_get: ${path} ${why}`);
-        return new OutputFile(whole, file, old, undefined);
-      }
+      const info = await file.stat();
+      if (!info.isFile) return new OutputFile(path, info, file);
       file.close();
-      if (!old) await Deno.remove(whole); // until it is whole
-      return new OutputFile(whole, beside.file, old, beside.part);
+      const target = await Deno.realPath(path); // a link stays one
+      if (isNew) await Deno.remove(target);
+      const dir = target.replace(/[^/\\]*$/, "");
+      const beside = { dir, prefix: "http_get.", suffix: ".part" };
+      const part = await Deno.makeTempFile(beside)
+        .catch(() => Deno.makeTempFile()); // elsewhere
+      const opened = await Deno.open(part, { write: true });
+      return new OutputFile(target, info, opened, part);
     } catch (error) {
       throw unwritable(path, error);
     }
   }
 
-  async write(bytes: Uint8Array): Promise<void> {
-    const isDevice = this.old && !this.old.isFile;
-    try {
-      if (!isDevice && !this.#isBegun) await this.file.truncate();
-      this.#isBegun = true;
-      if (isDevice) await writeAll(this.file, bytes);
-      else writeAllSync(this.file, bytes);
-    } catch (error) {
-      throw unwritable(this.path, error);
-    }
-  }
-
-  /** It is whole. Throws a {@linkcode Failure} of 23. */
+  /** Puts it where it belongs. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
-    await this.write(new Uint8Array(0)); // nothing else may have come
+    const { path, info, part } = this;
     this.file.close(); // Windows renames nothing that is open
+    if (!part) return;
     try {
-      if (this.old?.isFile) await copyMode(this.old, this.part ?? this.path);
-      if (this.part) await Deno.rename(this.part, this.path);
-      this.#isKept = true;
+      await replace(path, info, part).catch(() => overwrite(path, part));
     } catch (error) {
-      throw unwritable(this.path, error);
+      throw unwritable(path, error);
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.file[Symbol.dispose]();
-    const isLeft = !this.#isKept && (this.part || !this.old);
-    if (isLeft) await Deno.remove(this.part ?? this.path).catch(() => {});
+    if (this.part) await Deno.remove(this.part).catch(() => {});
   }
 }
 
-/** Opens a file that can take the place of another, or returns undefined. */
-async function openBeside(path: string, old?: Deno.FileInfo) {
-  const part = `${path}.${crypto.randomUUID().slice(0, 8)}.part`;
-  // Containers mount single files, which cannot be replaced. Nor can they be
-  // linked: that tells them apart.
-  const error = await Deno.link(path, part).catch((error) => error);
-  if (error?.code === "EXDEV") return undefined;
-  if (!error) await Deno.remove(part);
-  const mode = (old?.mode ?? 0o666) & 0o777;
-  const opening = Deno.open(part, { write: true, createNew: true, mode });
-  const file = await opening.catch(() => undefined);
-  if (!file || !old || await copyMode(old, part)) return file && { file, part };
-  file.close();
-  await Deno.remove(part);
-  return undefined;
+/** Puts a file in the place of another, with the same owner and mode. */
+async function replace(path: string, info: Deno.FileInfo, part: string) {
+  if (Deno.build.os !== "windows") {
+    await Deno.chown(part, info.uid, info.gid);
+    await Deno.chmod(part, info.mode! & 0o7777); // last: chown clears setuid
+  }
+  await Deno.rename(part, path);
 }
 
-/** Gives a file the owner and the mode of another. Returns false if it cannot. */
-async function copyMode(from: Deno.FileInfo, to: string): Promise<boolean> {
-  if (Deno.build.os === "windows") return true;
-  try {
-    const { uid, gid } = await Deno.stat(to);
-    const isSame = uid === from.uid && gid === from.gid;
-    if (!isSame) await Deno.chown(to, from.uid, from.gid);
-    await Deno.chmod(to, from.mode! & 0o7777);
-    return (await Deno.stat(to)).mode === from.mode;
-  } catch {
-    return false;
-  }
+/** Copies a file into one that is mounted, say, or another user's. */
+async function overwrite(path: string, part: string): Promise<void> {
+  complain(`http_get: cannot replace ${path}: overwriting it in place`);
+  const from = await Deno.open(part);
+  const options = { write: true, create: true, truncate: true };
+  const to = await Deno.open(path, options);
+  await from.readable.pipeTo(to.writable);
 }
 
-/** Formats a number of bytes: `12.0 MB`. */
-function formatBytes(bytes: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
-  const thousands = Math.floor(Math.log10(Math.max(1, bytes)) / 3 + 1e-9);
-  const unit = Math.min(thousands, units.length - 1);
-  return `${(bytes / 1000 ** unit).toFixed(unit ? 1 : 0)} ${units[unit]}`;
-}
+/** How a download is getting on. */
+class Progress {
+  done = 0; // bytes of the body
+  total = Infinity; // if it is not known
+  readonly #started = performance.now();
 
-/** Formats a progress: `12.0 MB of 48.0 MB  25%  6.0 MB/s  00:00:06 left`. */
-export function formatProgress(
-  { done, total }: Progress,
-  milliseconds: number,
-): string {
-  const speed = 1000 * done / milliseconds; // bytes a second
-  const seconds = (total - done) / speed;
-  const isKnown = total > 0 && total < Infinity;
-  const parts = [formatBytes(done), `${formatBytes(speed)}/s`];
-  if (isKnown) {
-    const share = Math.floor(100 * done / total);
-    parts.splice(0, 1, `${parts[0]} of ${formatBytes(total)}`, `${share}%`);
+  /** `12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left` */
+  toString(): string {
+    const { done, total } = this;
+    const milliseconds = performance.now() - this.#started;
+    const round = (count: number) => Math.ceil(count).toLocaleString("en");
+    const parts = [`${round(done / 1000)} kB`];
+    if (total < Infinity) {
+      parts[0] += ` of ${round(total / 1000)} kB`;
+      parts.push(`${Math.floor(100 * done / (total || 1))}%`);
+    }
+    parts.push(`${round(done / milliseconds)} kB/s`);
+    const left = milliseconds * (total - done) / done / 1000; // seconds
+    if (left > 0 && left < Infinity) parts.push(`${round(left)} s left`);
+    return parts.join("  ");
   }
-  if (seconds > 0 && seconds < 86_400) {
-    const time = new Date(1000 * seconds).toISOString();
-    parts.push(`${time.slice(11, 19)} left`);
-  }
-  return parts.join("  ");
 }
 
 /** Shows the progress on the terminal. The last line stays. */
 function showProgress(progress: Progress): Disposable {
-  const started = performance.now();
   const show = (end: string) => {
-    const line = formatProgress(progress, performance.now() - started);
     screen.midLine = !end;
     try {
       const width = (Deno.consoleSize().columns || 80) - 1;
-      const text = `\r${line.slice(0, width)}\x1b[K${end}`;
+      const line = progress.toString().slice(0, width);
+      const text = `\r${line}\x1b[K${end}`;
       Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch { /* the terminal is gone */ }
   };
@@ -920,22 +875,22 @@ usage: http_get [options] URL          http:// may be left out
   -i, --include              print the headers too
   -I, --head                 ask for the headers only (HEAD), and print them
   -L, --location             follow redirects (--max-redirs N: at most 20)
-  -o, --output FILE          write to FILE, there when it is whole (-: stdout)
-  -H, --header LINE...       send "Name: value"; "Name:" leaves one out
-  -f, --fail                 status 400 or more: no body, exit status 22
-  -m, --max-time SECONDS     the time for all of it (0: any)
-      --compressed           ask for gzip or deflate, and undo it
-      --cacert FILE          trust the authorities in FILE (PEM) as well
-      --max-filesize BYTES   take no more than this (0: any)
-  -0, --http1.0              ask in HTTP/1.0
+  -o, --output FILE          write to FILE once it is complete (-: stdout)
+  -H, --header LINE...       send "Name: value"; "Name:" leaves it out
+  -f, --fail                 fail on status 400 or more: no body, exit 22
+  -m, --max-time SECONDS     time limit for everything (0: none)
+      --compressed           ask for gzip or deflate, and decode it
+      --cacert FILE          also trust the authorities in FILE (PEM)
+      --max-filesize BYTES   refuse more than this (0: no limit)
+  -0, --http1.0              send an HTTP/1.0 request
   -s, --silent               show no progress
       --diagram FILE         draw the exchange into a Markdown file
   -4, -6                     use IPv4 or IPv6 only
   -v, --verbose              show what crosses the wire (-vv: every byte)
   -h, --help, -V, --version  print this text, or the version
 
-examples: http_get -iL example.com     headers too, along the redirects
-          http_get -o page -m 9 [::1]  into a file, in 9 seconds
+examples: http_get -iL example.com     with headers, following redirects
+          http_get -o page -m 9 [::1]  into a file, within 9 seconds
           http_get -v localhost:8080   what crosses the wire
 `;
 
@@ -964,23 +919,27 @@ function parse(args: string[]) {
 /** Checks the command line. Throws a {@linkcode Failure} of 1, 2 or 3. */
 function check(given: ReturnType<typeof parse>) {
   const [text, another] = given._.map(String);
-  const { ipv4, ipv6 } = given;
   if (!text) {
     throw new Failure(2, "missing URL (example: http_get localhost:8080)");
   }
   if (another) throw new Failure(2, `too many words: "${another}"`);
-  if (ipv4 && ipv6) throw new Failure(2, "-4 and -6 cannot be combined");
+  if (given.ipv4 && given.ipv6) {
+    throw new Failure(2, "-4 and -6 cannot be combined");
+  }
+  const ipv4 = given.ipv4 ? 4 : undefined;
   const max = Number.MAX_SAFE_INTEGER;
   return {
     ...given,
     url: parseURL(text),
     headers: given.header.map(parseHeader),
-    family: [4, 6].find((version) => given[`ipv${version}` as "ipv4"]),
+    family: given.ipv6 ? 6 : ipv4,
     "max-redirs": parseNumber(given, "max-redirs", 20, [0, max]),
     "max-filesize": parseNumber(given, "max-filesize", 0, [0, max]),
     "max-time": parseSeconds(given, "max-time"),
   };
 }
+
+type Given = ReturnType<typeof check>;
 
 /** Reads authorities. Throws a {@linkcode Failure} of 2. */
 async function readAuthorities(file: string): Promise<string> {
@@ -988,7 +947,7 @@ async function readAuthorities(file: string): Promise<string> {
     throw new Failure(2, `cannot read ${file}: ${reason(error)}`, error);
   });
   if (!/^-----BEGIN CERTIFICATE-----\s/m.test(text)) {
-    throw new Failure(2, `there is no certificate in ${file} (PEM)`);
+    throw new Failure(2, `no certificate in ${file}: it must be PEM`);
   }
   try {
     Deno.createHttpClient({ caCerts: [text] }).close(); // it looks at them
@@ -999,34 +958,30 @@ async function readAuthorities(file: string): Promise<string> {
   }
 }
 
-async function client(
-  options: ReturnType<typeof check>,
-  signal: AbortSignal,
-  trace?: Trace,
-): Promise<void> {
-  const { cacert, output: path = "-", silent } = options;
-  const unless = <T>(work: Promise<T>) => Promise.race([work, aborted(signal)]);
-  // Deno trusts its own list of authorities only, unless it is told before.
+/** Opens what the options name. A FIFO makes this wait for its other end. */
+async function prepare({ cacert, output: path = "-" }: Given) {
+  const caCerts = cacert ? [await readAuthorities(cacert)] : [];
+  if (path === "-" || path === "/dev/stdout") return { caCerts };
+  const file = await OutputFile.open(path);
+  if (!file.file.isTerminal()) return { caCerts, file };
+  throw new Failure(23, `${path} is a terminal: leave out -o`);
+}
+
+async function client(task: Given & Pick<Options, "signal" | "trace">) {
+  // Unless this is set, Deno trusts only the authorities on its own list.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  const caCerts = cacert ? [await unless(readAuthorities(cacert))] : [];
-  const progress = { done: 0, total: Infinity };
-  const rest = { ...options, caCerts, progress, signal, trace };
-  if (path === "-" || path === "/dev/stdout") {
-    return await download({ ...rest, write: await standardOutput() });
-  }
-  await using file = await unless(OutputFile.open(path));
-  if (file.file.isTerminal()) {
-    throw new Failure(23, `${path} is a terminal: leave out -o`);
-  }
-  const isShown = !silent && Deno.stderr.isTerminal();
+  const ready = await Promise.race([prepare(task), aborted(task.signal)]);
+  await using file = ready.file;
+  const write = file?.write ?? await standardOutput();
+  const progress = new Progress();
+  const isShown = file && !task.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  const write = (bytes: Uint8Array) => file.write(bytes);
-  await download({ ...rest, write });
-  await file.keep();
+  await download({ ...task, caCerts: ready.caCerts, write, progress });
+  await file?.keep();
 }
 
 /** Runs a command line. Returns the exit status. */
@@ -1037,11 +992,10 @@ export function main(args: string[]): Promise<number> {
     const { "max-time": time } = options;
     const limit = timeLimit(time || Infinity, signal);
     try {
-      await client(options, limit, trace);
+      await client({ ...options, signal: limit, trace });
     } catch (error) {
-      const isNamed = error instanceof Failure && error.status === 28;
-      if (!limit.aborted || signal.aborted || isNamed) throw error;
-      throw new Failure(28, `not done within ${time / 1000} s`, error);
+      if ((error as Error).name !== "TimeoutError") throw error;
+      throw new Failure(28, `timed out after ${time / 1000} s`, error);
     }
   });
 }

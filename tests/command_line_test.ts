@@ -364,7 +364,7 @@ each(
     assertEquals(await ask("nosuch.example", 8), { code: 6, stderr });
     const silent = await ask("silent.example", 1);
     assert(silent.code === 6 || silent.code === 28, silent.stderr);
-    assertMatch(silent.stderr, /name server|silent\.example|not done within/);
+    assertMatch(silent.stderr, /name server|silent\.example|timed out after/);
   },
   noNamespaces() || missing("python3"),
 );
@@ -417,7 +417,7 @@ each(SCRIPTS, "draws also when the exchange fails", async (script) => {
   const { status } = await command(script, ...words, "--diagram", file);
   assertEquals(status, 28);
   const drawing = await Deno.readTextFile(file);
-  assertMatch(drawing, /\b(no (complete )?answer|not done)\b[^]*\n```\n$/);
+  assertMatch(drawing, /\b(no (complete )?answer|timed out)\b[^]*\n```\n$/);
 });
 
 each(SCRIPTS, "says 23 when its drawing cannot be written", async (script) => {

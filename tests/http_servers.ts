@@ -133,7 +133,7 @@ export async function hold(conn: Deno.Conn): Promise<void> {
 
 /** What came of a download: what was written, and the status that http_get would exit with. */
 export async function collect(
-  options: Omit<Options, "write"> & Partial<Options>,
+  options: Partial<Options> & { url: URL },
 ): Promise<{
   body: string;
   code: number;
@@ -143,7 +143,8 @@ export async function collect(
   const write = (bytes: Uint8Array) =>
     Promise.resolve(void (body += text(bytes)));
   try {
-    await download({ write, ...options });
+    const { signal } = new AbortController();
+    await download({ write, signal, ...options });
     return { body, code: 0, message: "" };
   } catch (error) {
     if (error instanceof Failure) {

@@ -742,10 +742,7 @@ async function standardOutput(): Promise<Write> {
   // Deno takes it for a success to write to what is open for reading only.
   const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
   if (/^flags:\s*\d*[04]$/m.test(flags)) {
-    throw new Failure(
-      23,
-      "cannot write the output: it is open for reading only",
-    );
+    throw unwritable("the output", new Error("it is open for reading only"));
   }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
   const isQuick = info?.isFile || info?.isCharDevice;
@@ -755,17 +752,18 @@ async function standardOutput(): Promise<Write> {
 
 /** The file of -o. It is written under another name until it is complete. */
 class OutputFile implements AsyncDisposable {
-  readonly write: Write;
+  readonly #put: Write;
+  #isBegun = false;
 
   constructor(
     readonly path: string,
-    readonly info: Deno.FileInfo, // of what it replaces
     readonly file: Deno.FsFile,
-    readonly part?: string, // its name so far; none if it is a device
+    readonly kind: "part" | "in place" | "device",
+    readonly part = "", // its name so far
   ) {
-    const write = (bytes: Uint8Array) =>
-      part ? file.writeSync(bytes) : file.write(bytes);
-    this.write = writer(path, write);
+    const put = (bytes: Uint8Array) =>
+      kind === "device" ? file.write(bytes) : file.writeSync(bytes);
+    this.#put = writer(path, put);
   }
 
   /** Throws a {@linkcode Failure} of 23. */
@@ -774,30 +772,37 @@ class OutputFile implements AsyncDisposable {
       const isNew = await Deno.stat(path).then(() => false, () => true);
       const file = await Deno.open(path, { write: true, create: true });
       const info = await file.stat();
-      if (!info.isFile) return new OutputFile(path, info, file);
-      file.close();
+      if (!info.isFile) return new OutputFile(path, file, "device");
       const target = await Deno.realPath(path); // a link stays one
-      if (isNew) await Deno.remove(target);
-      const dir = target.replace(/[^/\\]*$/, "");
-      const beside = { dir, prefix: "http_get.", suffix: ".part" };
-      const part = await Deno.makeTempFile(beside)
-        .catch(() => Deno.makeTempFile()); // elsewhere
+      const part = await makePart(target, info);
+      if (!part) {
+        complain(`http_get: cannot replace ${path}: overwriting it in place`);
+        return new OutputFile(target, file, "in place");
+      }
+      file.close();
+      if (isNew) await Deno.remove(target); // until it is complete
       const opened = await Deno.open(part, { write: true });
-      return new OutputFile(target, info, opened, part);
+      return new OutputFile(target, opened, "part", part);
     } catch (error) {
       throw unwritable(path, error);
     }
   }
 
+  async write(bytes: Uint8Array): Promise<void> {
+    const isFirst = this.kind === "in place" && !this.#isBegun;
+    this.#isBegun = true;
+    if (isFirst) await this.file.truncate();
+    await this.#put(bytes);
+  }
+
   /** Puts it where it belongs. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
-    const { path, info, part } = this;
+    await this.write(new Uint8Array(0)); // nothing may have come
     this.file.close(); // Windows renames nothing that is open
-    if (!part) return;
     try {
-      await replace(path, info, part).catch(() => overwrite(path, part));
+      if (this.part) await Deno.rename(this.part, this.path);
     } catch (error) {
-      throw unwritable(path, error);
+      throw unwritable(this.path, error);
     }
   }
 
@@ -807,22 +812,35 @@ class OutputFile implements AsyncDisposable {
   }
 }
 
-/** Puts a file in the place of another, with the same owner and mode. */
-async function replace(path: string, info: Deno.FileInfo, part: string) {
-  if (Deno.build.os !== "windows") {
+/**
+ * Makes a file beside another that can take its place, with the same owner and
+ * mode. Returns undefined where that cannot be.
+ */
+async function makePart(path: string, info: Deno.FileInfo) {
+  const dir = path.replace(/[^/\\]*$/, "");
+  const naming = { dir, prefix: "http_get.", suffix: ".part" };
+  const part = await Deno.makeTempFile(naming).catch(() => undefined);
+  if (!part) return undefined;
+  try {
+    await refuseMount(path, `${part}.link`);
+    if (Deno.build.os === "windows") return part;
     await Deno.chown(part, info.uid, info.gid);
     await Deno.chmod(part, info.mode! & 0o7777); // last: chown clears setuid
+    return part;
+  } catch {
+    await Deno.remove(part);
+    return undefined;
   }
-  await Deno.rename(part, path);
 }
 
-/** Copies a file into one that is mounted, say, or another user's. */
-async function overwrite(path: string, part: string): Promise<void> {
-  complain(`http_get: cannot replace ${path}: overwriting it in place`);
-  const from = await Deno.open(part);
-  const options = { write: true, create: true, truncate: true };
-  const to = await Deno.open(path, options);
-  await from.readable.pipeTo(to.writable);
+/** Throws if a file is a mount, as in containers: it cannot be replaced. */
+async function refuseMount(path: string, link: string): Promise<void> {
+  try {
+    await Deno.link(path, link); // fails where a rename would
+    await Deno.remove(link);
+  } catch (error) {
+    if ((error as { code?: string }).code === "EXDEV") throw error;
+  }
 }
 
 /** How a download is getting on. */
@@ -922,7 +940,7 @@ function check(given: ReturnType<typeof parse>) {
   if (!text) {
     throw new Failure(2, "missing URL (example: http_get localhost:8080)");
   }
-  if (another) throw new Failure(2, `too many words: "${another}"`);
+  if (another) throw new Failure(2, `unexpected argument "${another}"`);
   if (given.ipv4 && given.ipv6) {
     throw new Failure(2, "-4 and -6 cannot be combined");
   }
@@ -976,7 +994,9 @@ async function client(task: Given & Pick<Options, "signal" | "trace">) {
   }
   const ready = await Promise.race([prepare(task), aborted(task.signal)]);
   await using file = ready.file;
-  const write = file?.write ?? await standardOutput();
+  const write = file
+    ? (bytes: Uint8Array) => file.write(bytes)
+    : await standardOutput();
   const progress = new Progress();
   const isShown = file && !task.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;

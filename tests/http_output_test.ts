@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
-import { missing, ROOT, run, Running, test } from "./helpers.ts";
+import { missing, ROOT, run, Running, test, unusedPort } from "./helpers.ts";
 import { folder, RawServer, write } from "./http_servers.ts";
 
 const OK = "HTTP/1.1 200 OK\r\n";
@@ -139,6 +139,15 @@ test("http_get -o writes into a mounted file, and says so", {
   assertMatch(stderr, IN_PLACE);
   assertEquals(Deno.readTextFileSync(`${dir.path}/outside`), "hi");
   assertEquals(dir.names(), ["in side", "outside"]);
+
+  const refused = `http://127.0.0.1:${unusedPort()}`;
+  const args = [...shell, ...COMMAND, "-o", `${dir.path}/in side`, refused];
+  await using script = new Running(args[0], args.slice(1));
+  const failed = await script.finish();
+  assertEquals(failed.code, 7);
+  const [first] = failed.stderr.split(/(?<=\n)/);
+  assertMatch(first, IN_PLACE, "it is known before the download");
+  assertEquals(Deno.readTextFileSync(`${dir.path}/outside`), "hi");
 });
 
 /** Takes root's rights away: then others' files are others'. */

@@ -446,8 +446,8 @@ function toLines(bytes: Uint8Array): Uint8Array {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "daytime", usage: USAGE };
-  return run(script, () => parse(args), async (options, signal, trace) => {
+  const script = { name: "daytime", usage: USAGE, parse };
+  return run(script, args, async (options, signal, trace) => {
     await (options.serve ? server : client)(options, signal, trace);
   });
 }

@@ -419,8 +419,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "echo_tcp", usage: USAGE };
-  return run(script, () => parse(args), (options, signal, trace) => {
+  const script = { name: "echo_tcp", usage: USAGE, parse };
+  return run(script, args, (options, signal, trace) => {
     const work = options._.length > 0 ? client : server;
     return work(options, signal, trace);
   });

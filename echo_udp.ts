@@ -510,8 +510,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "echo_udp", usage: USAGE };
-  return run(script, () => parse(args), async (options, signal, trace) => {
+  const script = { name: "echo_udp", usage: USAGE, parse };
+  return run(script, args, async (options, signal, trace) => {
     const isClient = options._.length > 0;
     await (isClient ? client : server)(options, signal, trace);
   });

@@ -1006,8 +1006,8 @@ async function client(task: Given & Pick<Options, "signal" | "trace">) {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "http_get", usage: USAGE };
-  return run(script, () => parse(args), async (given, signal, trace) => {
+  const script = { name: "http_get", usage: USAGE, parse };
+  return run(script, args, async (given, signal, trace) => {
     const options = check(given);
     const { "max-time": time } = options;
     const limit = timeLimit(time || Infinity, signal);

@@ -471,13 +471,20 @@ const SIGNALS: [Deno.Signal, number][] = Deno.build.os === "windows"
   ? [["SIGINT", 130], ["SIGBREAK", 143]]
   : [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]];
 
+/** A script, and how it reads its options. */
+interface Script<T> {
+  name: string;
+  usage: string;
+  parse: (args: string[]) => T;
+}
+
 /**
  * Runs a script and returns its exit status. Ctrl-C and SIGTERM abort the
  * work's signal. What is thrown becomes a line on stderr.
  */
 export async function run<T extends Options>(
-  { name, usage }: { name: string; usage: string },
-  parse: () => T,
+  { name, usage, parse }: Script<T>,
+  args: string[],
   work: (options: T, signal: AbortSignal, trace?: Trace) => Promise<void>,
 ): Promise<number> {
   const stop = new AbortController();
@@ -488,11 +495,8 @@ export async function run<T extends Options>(
     status ||= report(name, error, trace);
   };
   try {
-    const options = parse();
-    const empty = Object.entries(options).find(([name, value]) =>
-      value === "" && name.length > 1 // not by its letter
-    );
-    if (empty) throw new Failure(2, `--${empty[0]} needs a value`);
+    const options = parse(args);
+    checkValues(options, parse([]));
     if (options.help) await output(usage);
     else if (options.version) await output(`${name} ${VERSION}\n`);
     else {
@@ -507,6 +511,19 @@ export async function run<T extends Options>(
   if (!isUsage) await trace?.write().catch(fail);
   if (writing) await Promise.race([writing, delay(500)]); // of the log
   return status;
+}
+
+/** Refuses `--port=`, and `-qp80`: parseArgs takes p80 for a value of -q. */
+function checkValues(options: object, usual: object): void {
+  const flags = Object.entries(usual).filter(([, value]) => value === false);
+  const names = ["verbose", ...flags.map(([name]) => name)];
+  for (const [name, value] of Object.entries(options)) {
+    if (name.length === 1) continue; // the letter of another
+    if (value === "") throw new Failure(2, `--${name} needs a value`);
+    const odd = [value].flat().find((each) => typeof each !== "boolean");
+    const isOdd = odd !== undefined && names.includes(name);
+    if (isOdd) throw new Failure(2, `--${name} takes no value: "${odd}"`);
+  }
 }
 
 /** Aborts on Ctrl-C and its like. A second one ends the program at once. */

@@ -90,7 +90,7 @@ test("output to a full disk is 23 in a line, to a closed pipe without", {
   const code = `import { run, output } from "./utils.ts";
     const parse = () => ({ _: [], help: true, version: false, verbose: [] });
     const usage = "x".repeat(1e6);
-    Deno.exit(await run({ name: "t", usage }, parse, async () => {}));`;
+    Deno.exit(await run({ name: "t", usage, parse }, [], async () => {}));`;
   const shell = async (tail: string) => {
     const line = `set -o pipefail; "$0" eval '${code}' ${tail}`;
     const args = ["-c", line, Deno.execPath()];
@@ -440,12 +440,12 @@ test("no round trip at all has a summary in JSON that is JSON", () => {
 // Running
 
 const OPTIONS = { _: [], help: false, version: false, verbose: [] };
-const SCRIPT = { name: "tool", usage: "usage\n" };
+const SCRIPT = { name: "tool", usage: "usage\n", parse: () => OPTIONS };
 
 /** The status of a run whose work throws, and what is printed. */
 async function outcome(thrown: unknown): Promise<[number, string]> {
   const work = () => Promise.reject(thrown);
-  const running = () => run(SCRIPT, () => OPTIONS, work);
+  const running = () => run(SCRIPT, [], work);
   const { value, err } = await captured(running);
   return [value, err];
 }
@@ -479,12 +479,34 @@ test("a run does no work when the command line is bad", async () => {
     worked = true;
     await null;
   };
-  const { value } = await captured(() => run(SCRIPT, parse, work));
+  const bad = { ...SCRIPT, parse };
+  const { value } = await captured(() => run(bad, [], work));
   assertEquals([worked, value], [false, 2]);
-  const empty = () => ({ ...OPTIONS, diagram: "" });
-  const { value: status, err } = await captured(() => run(SCRIPT, empty, work));
-  assertEquals([worked, status], [false, 2]);
-  assertStringIncludes(err, "--diagram");
+});
+
+test("an option without its value is refused, and a value too many", async () => {
+  const parse = (args: string[]) =>
+    parseArgs(args, {
+      string: ["_", "port"],
+      boolean: ["help", "version", "quiet", "verbose"],
+      collect: ["verbose"],
+      alias: { p: "port", q: "quiet", v: "verbose" },
+    });
+  const work = () => Promise.resolve();
+  const cases: [string, string][] = [
+    ["--port=", "--port needs a value"],
+    ["-p", "--port needs a value"],
+    ["-qp80", '--quiet takes no value: "p80"'],
+    ["-q5", '--quiet takes no value: "5"'],
+    ["-vp80", '--verbose takes no value: "p80"'],
+  ];
+  for (const [arg, message] of cases) {
+    const running = () => run({ ...SCRIPT, parse }, [arg], work);
+    const { value, err } = await captured(running);
+    assertEquals([value, err], [2, `tool: ${message}\n`]);
+  }
+  const fine = () => run({ ...SCRIPT, parse }, ["-qvv", "-p80"], work);
+  assertEquals((await captured(fine)).value, 0);
 });
 
 test("a signal stops a run, and leaves the next run alone", {
@@ -496,12 +518,12 @@ test("a signal stops a run, and leaves the next run alone", {
       Deno.kill(Deno.pid, "SIGTERM");
     });
   const alive = setInterval(() => {}, 1000);
-  const stopped = await captured(() => run(SCRIPT, () => OPTIONS, work));
+  const stopped = await captured(() => run(SCRIPT, [], work));
   clearInterval(alive);
   assertEquals([stopped.value, stopped.err], [143, ""]);
   let isAborted = true;
   const next = await captured(() =>
-    run(SCRIPT, () => OPTIONS, async (_, signal) => {
+    run(SCRIPT, [], async (_, signal) => {
       isAborted = signal.aborted;
       await null;
     })

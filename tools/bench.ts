@@ -252,8 +252,8 @@ function parse(args: string[]) {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "bench", usage: USAGE };
-  return run(script, () => parse(args), async (options, signal) => {
+  const script = { name: "bench", usage: USAGE, parse };
+  return run(script, args, async (options, signal) => {
     const [word] = options._;
     if (word !== undefined) throw new Failure(2, `too many words: "${word}"`);
     const milliseconds = parseSeconds(options, "seconds", 0.4);

@@ -220,7 +220,7 @@ async function compare(load: Load, rounds: number, isQuiet: boolean) {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  return run({ name: "bench_http", usage: USAGE }, () => parse(args), bench);
+  return run({ name: "bench_http", usage: USAGE, parse }, args, bench);
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

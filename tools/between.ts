@@ -302,7 +302,7 @@ async function work(options: Options, signal: AbortSignal, trace?: Trace) {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  return run({ name: "between", usage: USAGE }, () => parse(args), work);
+  return run({ name: "between", usage: USAGE, parse }, args, work);
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -185,7 +185,7 @@ function toLine({ name, asks, rule }: Case): string {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  return run({ name: "check", usage: USAGE }, () => parse(args), work);
+  return run({ name: "check", usage: USAGE, parse }, args, work);
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -103,8 +103,8 @@ function parse(args: string[]) {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "compile", usage: USAGE };
-  return run(script, () => parse(args), async (options) => {
+  const script = { name: "compile", usage: USAGE, parse };
+  return run(script, args, async (options) => {
     const { target = Deno.build.target, _: [word] } = options;
     if (word !== undefined) {
       throw new Failure(2, `unexpected argument "${word}"`);

@@ -183,8 +183,8 @@ function parse(args: string[]) {
 
 /** Runs the demonstration. Returns 0, or 1 if an exercise failed. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "demo", usage: USAGE };
-  return run(script, () => parse(args), async (_, signal) => {
+  const script = { name: "demo", usage: USAGE, parse };
+  return run(script, args, async (_, signal) => {
     needsUnstableNet("UDP");
     const servers = startServers(signal);
     const isDone = await demonstrate(exercises(servers, signal), signal);

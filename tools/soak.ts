@@ -178,9 +178,12 @@ const OPTIONS = {
 
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
-  const script = { name: "soak", usage: USAGE };
-  const parse = () => ({ ...parseArgs(args, OPTIONS), verbose: [] });
-  return run(script, parse, async (options, signal) => {
+  const parse = (args: string[]) => ({
+    ...parseArgs(args, OPTIONS),
+    verbose: [],
+  });
+  const script = { name: "soak", usage: USAGE, parse };
+  return run(script, args, async (options, signal) => {
     const minutes = parseNumber(options, "minutes", 15, [0, 1e4]);
     await using workbench = new Workbench(signal);
     const time = ours("daytime.ts", "--serve");

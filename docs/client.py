@@ -1,4 +1,4 @@
-# An echo client. It fails when the answer does not come all at once.
+# An echo client. It fails when the answer arrives in several parts.
 import socket
 import sys
 

@@ -1,5 +1,5 @@
-// The same over UDP. It fails when a datagram is lost: it waits for ever. See
-// daytime.md.
+// A daytime client over UDP in ten lines. It waits forever when a datagram is
+// lost: see daytime.md.
 const [hostname, port] = Deno.args;
 
 const any = { hostname: "0.0.0.0", port: 0 };

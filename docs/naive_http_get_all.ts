@@ -1,5 +1,5 @@
-// The same, reading until the server closes. It fails when the server does not
-// close: see http_get.md.
+// A web client that reads until the server closes. It waits forever when the
+// server does not close: see http_get.md.
 const [hostname, port, path] = Deno.args;
 
 const conn = await Deno.connect({ hostname, port: Number(port) });

@@ -1,4 +1,4 @@
-# An echo server, in the manner of the lab sheet: one client at a time.
+# An echo server like the one of the lab sheet. It serves one client at a time.
 import socket
 
 listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)

@@ -1,6 +1,6 @@
 /**
- * A web server to ask: each answer byte for byte, each with another way to say
- * where its body ends. See http_get.md.
+ * A web server for the lesson http_get.md. Each of its answers has another way
+ * to say where the body ends.
  *
  *     deno run -A docs/web_server.ts [--port 8080]
  *
@@ -23,9 +23,9 @@ const answers: Record<string, string> = {
 };
 const missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 const foreign = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" +
-  "This is not HTTP. Was it TLS? There is no https here.\n";
+  "This is not HTTP. If it was TLS, use http instead of https.\n";
 
-/** Serves a connection: request after request, until one asks for the end. */
+/** Serves a connection, one request after another, until it has to close. */
 async function serve(conn: Deno.Conn): Promise<void> {
   const send = (text: string) => writeAll(conn, new TextEncoder().encode(text));
   let request = "";
@@ -38,12 +38,15 @@ async function serve(conn: Deno.Conn): Promise<void> {
     const [head] = answer.split("\r\n\r\n");
     await send(method === "HEAD" ? `${head}\r\n\r\n` : answer);
     if (path === "/close" || /^connection: close/im.test(request)) return;
-    request = ""; // the next one may follow
+    request = ""; // the client may send another one
   }
 }
 
 function refuseOther(arg: string): never {
-  throw new Failure(2, `cannot use ${arg}: there is only --port PORT`);
+  throw new Failure(
+    2,
+    `unknown argument ${arg}: the only option is --port PORT`,
+  );
 }
 
 function open(args: string[]): Deno.TcpListener {

@@ -18,7 +18,7 @@ function bench(args: string[], env: Record<string, string> = {}): Running {
   return new Running(Deno.execPath(), [...words, ...args], options);
 }
 
-const SHORT = ["--seconds", "0.02", "--rounds", "1"];
+const SHORT = ["--seconds", "0.02", "--size", "1", "--rounds", "1"];
 
 /** The processes that have the mark in their environment. */
 function marked(mark: string): string[] {
@@ -37,11 +37,13 @@ test("bench measures each server under each load, and ends them", {
   ignore,
 }, async () => {
   const mark = crypto.randomUUID();
-  await using running = bench([...SHORT, "--json"], { MARK: mark });
+  const words = ["tcp", "udp", ...SHORT, "--json"];
+  await using running = bench(words, { MARK: mark });
   const { code, stdout, stderr } = await running.finish(50);
   assertEquals([code, stderr], [0, ""]);
   assertEquals(marked(mark), []);
-  const { machine, results } = JSON.parse(stdout);
+  const { machine, results, downloads } = JSON.parse(stdout);
+  assertEquals(downloads, []);
   assertEquals(machine.versions.deno, Deno.version.deno);
   const servers = new Set(
     results.map((result: { server: string }) => result.server),
@@ -57,12 +59,31 @@ test("bench measures each server under each load, and ends them", {
   }
 });
 
-test("bench prints tables, and leaves out a server that does not start", {
+test("bench http measures http_get beside curl, and ends the servers", {
+  ignore: ignore || missing("curl") || missing("openssl"),
+}, async () => {
+  const mark = crypto.randomUUID();
+  await using running = bench(["http", ...SHORT, "--json"], { MARK: mark });
+  const { code, stdout, stderr } = await running.finish(50);
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(marked(mark), []);
+  const { results, downloads } = JSON.parse(stdout);
+  assertEquals([results.length, downloads.length], [0, 9 * 2]);
+  for (const { client, seconds, note } of downloads) {
+    assertMatch(client, /^(http_get\.ts|curl)$/);
+    assertEquals(note, undefined);
+    assertGreater(seconds, 0);
+  }
+});
+
+test("bench prints tables, and leaves out what does not start", {
   ignore,
 }, async () => {
   const folder = await Deno.makeTempDir();
   const failing = "#!/bin/sh\necho an error of node >&2; exit 1\n";
-  await Deno.writeTextFile(`${folder}/node`, failing, { mode: 0o755 });
+  for (const name of ["node", "curl", "openssl"]) {
+    await Deno.writeTextFile(`${folder}/${name}`, failing, { mode: 0o755 });
+  }
   const PATH = `${folder}:${Deno.env.get("PATH")}`;
   await using running = bench(SHORT, { PATH });
   const { code, stdout, stderr } = await running.finish(50);
@@ -73,16 +94,20 @@ test("bench prints tables, and leaves out a server that does not start", {
   const rate = String.raw` +[\d,.]+(/s| MB/s) \|`;
   const rows = [...stdout.matchAll(new RegExp(`^.*${rate}${rate}$`, "gm"))];
   assertEquals(rows.length, 9);
+  assertMatch(stdout, /^openssl is left out: /m);
+  const alone = /^\| HTTP +\| +http_get\.ts \| +ratio \|$/m;
+  assertMatch(stdout, alone);
+  assertMatch(stdout, /^\| 1\/16 in 16 B chunks +\| +[\d.]+ s \| +\|$/m);
   assertMatch(stdout, /^\| 64 x 64 B, 5000 idle( \| +[\d.]+(\/[\d.]+){2}){2}/m);
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
 });
 
 test("bench says in one line that there is no C compiler", async () => {
   await using running = bench(SHORT, { PATH: "/nowhere" });
-  const { code, stdout, stderr } = await running.finish(50);
+  const { code, stderr } = await running.finish(50);
   const why = "bench needs Linux and a C compiler";
   const complaint = `bench: cannot compile tools/load.c: ${why}\n`;
-  assertEquals([code, stdout, stderr], [1, "", complaint]);
+  assertEquals([code, stderr], [1, complaint]);
 });
 
 test("bench that is interrupted leaves no process and no file behind", {
@@ -109,7 +134,9 @@ test("bench says what is wrong with its command line", async () => {
   const wrong = [
     [["--seconds", "0"], "--seconds is 0.01 or more"],
     [["--rounds", "0"], '--rounds must be 1 to 1000, not "0"'],
-    [["more"], 'too many words: "more"'],
+    [["--size", "0"], '--size must be 1 to 100000, not "0"'],
+    [["more"], "topics are tcp, udp and http"],
+    [["tcp", "tcp"], "topics are tcp, udp and http"],
   ] as const;
   for (const [args, complaint] of wrong) {
     await using running = bench([...args]);

@@ -9,14 +9,17 @@ import { missing, ROOT, Running, test } from "./helpers.ts";
 const { pathname } = new URL("tools/", ROOT);
 const ignore = Deno.build.os !== "linux" || missing("cc") || missing("node");
 
-/** Starts the bench with the permissions of its task. */
-function bench(args: string[], env: Record<string, string> = {}): Running {
+/** Starts a task's program with the permissions of the task. */
+function start(task: string, args: string[], env: Record<string, string> = {}) {
   const config = Deno.readTextFileSync(new URL("deno.json", ROOT));
-  const rights: string[] = JSON.parse(config).tasks.bench.match(/--allow\S+/g);
-  const words = ["run", "--no-prompt", ...rights, `${pathname}bench.ts`];
+  const rights: string[] = JSON.parse(config).tasks[task].match(/--allow\S+/g);
+  const words = ["run", "--no-prompt", ...rights, `${pathname}${task}.ts`];
   const options = { cwd: ROOT, env: { NO_COLOR: "1", ...env } };
   return new Running(Deno.execPath(), [...words, ...args], options);
 }
+
+const bench = (args: string[], env?: Record<string, string>) =>
+  start("bench", args, env);
 
 const SHORT = ["--seconds", "0.02", "--size", "1", "--rounds", "1"];
 
@@ -143,6 +146,19 @@ test("bench says what is wrong with its command line", async () => {
     const { code, stdout, stderr } = await running.finish(50);
     assertEquals([code, stdout, stderr], [2, "", `bench: ${complaint}\n`]);
   }
+});
+
+test("soak prints the memory of each server, and ends them with Ctrl-C", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const mark = crypto.randomUUID();
+  await using running = start("soak", ["--minutes", "1"], { MARK: mark });
+  const cell = String.raw` +[1-9]\d* MiB, \d+/s \|`;
+  await running.until(new RegExp(`^\\| 0 min, 0 open +\\|(${cell}){3}$`, "m"));
+  running.kill("SIGINT");
+  const { code, stderr } = await running.finish(50);
+  assertEquals([code, stderr], [130, ""]);
+  assertEquals(marked(mark), []);
 });
 
 /** Puts the load of load.c on a server that does this with what arrives. */

@@ -168,6 +168,7 @@ function plan([tcp, udp, time]: Server[]): Abuse[] {
 /** A server's memory, and how much it logs. */
 class Watched {
   #lines = 0;
+  #told = performance.now();
 
   constructor(readonly server: Server) {
     this.#count();
@@ -184,7 +185,9 @@ class Watched {
     const { name, pid } = this.server;
     const kilobytes = await ask("ps", "-o", "rss=", "-p", `${pid}`);
     if (!kilobytes) throw new Failure(1, `${name} has ended`);
-    const rate = Math.round(this.#lines / PAUSE);
+    const now = performance.now();
+    const rate = Math.round(1000 * this.#lines / (now - this.#told));
+    this.#told = now;
     this.#lines = 0;
     return `${Math.round(Number(kilobytes) / 1024)} MiB, ${rate}/s`;
   }

@@ -4,7 +4,7 @@
  * `dgram`, and http_get beside curl. All get the same loads in turn, round
  * after round.
  *
- *     deno task bench             tables, in four minutes
+ *     deno task bench             tables, in some minutes
  *     deno task bench tcp         one of them: tcp, udp, http
  *     deno task bench --json      the same for programs
  *
@@ -164,14 +164,12 @@ class Bench {
     readonly log: Log,
   ) {}
 
-  /** Measures over these transports, and prints what it has found. */
+  /** Measures over these transports, and prints tables. */
   async runAll(transports: Transport[]): Promise<void> {
     if (transports.length === 0) return;
     const loader = await this.workbench.compile("load");
     const c = await this.workbench.compile("echo");
     for (const transport of transports) await this.run(transport, c, loader);
-    this.printRemarks();
-    this.check();
   }
 
   /** Measures all servers of a transport, and prints a table row by row. */
@@ -256,6 +254,8 @@ async function measureAll(workbench: Workbench, order: Order, log: Log) {
   if (topics.includes("http")) {
     downloads.push(...await benchHttp(workbench, effort, mebibytes, log));
   }
+  bench.printRemarks();
+  bench.check();
   const { results } = bench;
   return { machine: { ...on, versions }, ...effort, results, downloads };
 }

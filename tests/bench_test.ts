@@ -9,16 +9,19 @@ import { missing, ROOT, Running, test } from "./helpers.ts";
 const { pathname } = new URL("tools/", ROOT);
 const ignore = Deno.build.os !== "linux" || missing("cc") || missing("node");
 
-/** Starts the bench with the permissions of its task. */
-function bench(args: string[], env: Record<string, string> = {}): Running {
+/** Starts a task's program with the permissions of the task. */
+function start(task: string, args: string[], env: Record<string, string> = {}) {
   const config = Deno.readTextFileSync(new URL("deno.json", ROOT));
-  const rights: string[] = JSON.parse(config).tasks.bench.match(/--allow\S+/g);
-  const words = ["run", "--no-prompt", ...rights, `${pathname}bench.ts`];
+  const rights: string[] = JSON.parse(config).tasks[task].match(/--allow\S+/g);
+  const words = ["run", "--no-prompt", ...rights, `${pathname}${task}.ts`];
   const options = { cwd: ROOT, env: { NO_COLOR: "1", ...env } };
   return new Running(Deno.execPath(), [...words, ...args], options);
 }
 
-const SHORT = ["--seconds", "0.02", "--rounds", "1"];
+const bench = (args: string[], env?: Record<string, string>) =>
+  start("bench", args, env);
+
+const SHORT = ["--seconds", "0.02", "--size", "1", "--rounds", "1"];
 
 /** The processes that have the mark in their environment. */
 function marked(mark: string): string[] {
@@ -37,11 +40,13 @@ test("bench measures each server under each load, and ends them", {
   ignore,
 }, async () => {
   const mark = crypto.randomUUID();
-  await using running = bench([...SHORT, "--json"], { MARK: mark });
+  const words = ["tcp", "udp", ...SHORT, "--json"];
+  await using running = bench(words, { MARK: mark });
   const { code, stdout, stderr } = await running.finish(50);
   assertEquals([code, stderr], [0, ""]);
   assertEquals(marked(mark), []);
-  const { machine, results } = JSON.parse(stdout);
+  const { machine, results, downloads } = JSON.parse(stdout);
+  assertEquals(downloads, []);
   assertEquals(machine.versions.deno, Deno.version.deno);
   const servers = new Set(
     results.map((result: { server: string }) => result.server),
@@ -57,12 +62,31 @@ test("bench measures each server under each load, and ends them", {
   }
 });
 
-test("bench prints tables, and leaves out a server that does not start", {
+test("bench http measures http_get beside curl, and ends the servers", {
+  ignore: ignore || missing("curl") || missing("openssl"),
+}, async () => {
+  const mark = crypto.randomUUID();
+  await using running = bench(["http", ...SHORT, "--json"], { MARK: mark });
+  const { code, stdout, stderr } = await running.finish(50);
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(marked(mark), []);
+  const { results, downloads } = JSON.parse(stdout);
+  assertEquals([results.length, downloads.length], [0, 9 * 2]);
+  for (const { client, seconds, note } of downloads) {
+    assertMatch(client, /^(http_get\.ts|curl)$/);
+    assertEquals(note, undefined);
+    assertGreater(seconds, 0);
+  }
+});
+
+test("bench prints tables, and leaves out what does not start", {
   ignore,
 }, async () => {
   const folder = await Deno.makeTempDir();
   const failing = "#!/bin/sh\necho an error of node >&2; exit 1\n";
-  await Deno.writeTextFile(`${folder}/node`, failing, { mode: 0o755 });
+  for (const name of ["node", "curl", "openssl"]) {
+    await Deno.writeTextFile(`${folder}/${name}`, failing, { mode: 0o755 });
+  }
   const PATH = `${folder}:${Deno.env.get("PATH")}`;
   await using running = bench(SHORT, { PATH });
   const { code, stdout, stderr } = await running.finish(50);
@@ -73,16 +97,18 @@ test("bench prints tables, and leaves out a server that does not start", {
   const rate = String.raw` +[\d,.]+(/s| MB/s) \|`;
   const rows = [...stdout.matchAll(new RegExp(`^.*${rate}${rate}$`, "gm"))];
   assertEquals(rows.length, 9);
+  assertMatch(stdout, /^openssl is left out: /m);
+  assertMatch(stdout, /^\| to a pipe +\| +[\d.]+ s \| +\|$/m); // no curl
   assertMatch(stdout, /^\| 64 x 64 B, 5000 idle( \| +[\d.]+(\/[\d.]+){2}){2}/m);
   for (const line of stdout.split("\n")) assert(line.length <= 80, line);
 });
 
 test("bench says in one line that there is no C compiler", async () => {
   await using running = bench(SHORT, { PATH: "/nowhere" });
-  const { code, stdout, stderr } = await running.finish(50);
+  const { code, stderr } = await running.finish(50);
   const why = "bench needs Linux and a C compiler";
   const complaint = `bench: cannot compile tools/load.c: ${why}\n`;
-  assertEquals([code, stdout, stderr], [1, "", complaint]);
+  assertEquals([code, stderr], [1, complaint]);
 });
 
 test("bench that is interrupted leaves no process and no file behind", {
@@ -108,14 +134,35 @@ test("bench that is interrupted leaves no process and no file behind", {
 test("bench says what is wrong with its command line", async () => {
   const wrong = [
     [["--seconds", "0"], "--seconds is 0.01 or more"],
-    [["--rounds", "0"], '--rounds must be 1 to 1000, not "0"'],
-    [["more"], 'too many words: "more"'],
+    [
+      ["--rounds", "0"],
+      '--rounds must be a whole number from 1 to 1000, not "0"',
+    ],
+    [
+      ["--size", "0"],
+      '--size must be a whole number from 1 to 100000, not "0"',
+    ],
+    [["more"], "topics are tcp, udp and http"],
+    [["tcp", "tcp"], "topics are tcp, udp and http"],
   ] as const;
   for (const [args, complaint] of wrong) {
     await using running = bench([...args]);
     const { code, stdout, stderr } = await running.finish(50);
     assertEquals([code, stdout, stderr], [2, "", `bench: ${complaint}\n`]);
   }
+});
+
+test("soak prints the memory of each server, and ends them with Ctrl-C", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const mark = crypto.randomUUID();
+  await using running = start("soak", ["--minutes", "1"], { MARK: mark });
+  const cell = String.raw` +[1-9]\d* MiB, \d+/s \|`;
+  await running.until(new RegExp(`^\\| 0 min, 0 open +\\|(${cell}){3}$`, "m"));
+  running.kill("SIGINT");
+  const { code, stderr } = await running.finish(50);
+  assertEquals([code, stderr], [130, ""]);
+  assertEquals(marked(mark), []);
 });
 
 /** Puts the load of load.c on a server that does this with what arrives. */

@@ -1,24 +1,31 @@
 #!/usr/bin/env -S deno run --allow-run --allow-write=/tmp
 /**
  * Measures the echo servers beside a server in C and beside Node's `net` and
- * `dgram`. All get the same loads in turn, round after round.
+ * `dgram`, and http_get beside curl. All get the same loads in turn, round
+ * after round.
  *
- *     deno task bench          tables, in two minutes
- *     deno task bench --json   the same for programs
+ *     deno task bench             tables, in some minutes
+ *     deno task bench tcp         one of them: tcp, udp, http
+ *     deno task bench --json      the same for programs
  *
  * The load comes from load.c, the server in C is echo.c: it needs Linux and a
- * C compiler.
+ * C compiler. For HTTP, see bench_http.ts.
  *
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { counted, Failure, type Log, log, output } from "../utils.ts";
 import { parseNumber, parseSeconds, refuseUnknown, run } from "../utils.ts";
-import { type Effort, head, inTurn, machine, median } from "./workbench.ts";
-import { ours, type Peer, row, type Runs, type Server } from "./workbench.ts";
-import { Workbench } from "./workbench.ts";
+import { benchHttp, type Download } from "./bench_http.ts";
+import { type Effort, head, HOST, inTurn, machine } from "./workbench.ts";
+import { median, ours, type Peer, row, type Runs } from "./workbench.ts";
+import { type Server, Workbench } from "./workbench.ts";
 
-const NODE_TCP = `
+// Where there is no Node, Deno takes the name for its own.
+const NODE = `
+  if (globalThis.Deno) throw new Error("Node is not installed");`;
+
+const NODE_TCP = `${NODE}
   const options = { allowHalfOpen: true, noDelay: true };
   const server = require("node:net").createServer(options, (socket) => {
     socket.on("error", () => socket.destroy());
@@ -27,7 +34,7 @@ const NODE_TCP = `
   const at = { port: 0, host: process.argv[1], backlog: 4096 };
   server.listen(at, () => console.log(server.address().port));`;
 
-const NODE_UDP = `
+const NODE_UDP = `${NODE}
   const echo = (data, from) => socket.send(data, from.port, from.address);
   const socket = require("node:dgram").createSocket("udp6", echo);
   const tell = () => console.log(socket.address().port);
@@ -38,9 +45,9 @@ type Transport = "tcp" | "udp";
 function peers(transport: Transport, c: string): Peer[] {
   const script = transport === "tcp" ? NODE_TCP : NODE_UDP;
   return [
-    ours(`echo_${transport}.ts`),
-    { name: "C", program: c, args: [transport] },
-    { name: "Node", program: "node", args: ["-e", script] },
+    ours(`echo_${transport}.ts`, "--quiet"),
+    { name: "C", program: c, args: [transport, HOST] },
+    { name: "Node", program: "node", args: ["-e", script, HOST] },
   ];
 }
 
@@ -72,6 +79,9 @@ const LOADS: Record<Transport, Load[]> = {
     { kind: "udp", count: 1000, bytes: 64, window: 128 },
   ],
 };
+
+const TITLES = { tcp: "TCP connections", udp: "UDP under way" };
+const PATIENCE = 15_000; // milliseconds that a load may last beyond its time
 
 function label({ kind, count, bytes, idle, window }: Load): string {
   const size = bytes < 1024 ? `${bytes} B` : `${bytes / 1024} KiB`;
@@ -154,28 +164,39 @@ class Bench {
     readonly log: Log,
   ) {}
 
+  /** Measures over these transports, and prints tables. */
+  async runAll(transports: Transport[]): Promise<void> {
+    if (transports.length === 0) return;
+    const loader = await this.workbench.compile("load");
+    const c = await this.workbench.compile("echo");
+    for (const transport of transports) await this.run(transport, c, loader);
+  }
+
   /** Measures all servers of a transport, and prints a table row by row. */
-  async run(transport: Transport, title: string, c: string, loader: string) {
+  async run(transport: Transport, c: string, loader: string): Promise<void> {
     const { workbench, log } = this;
     const servers = await workbench.serveAll(peers(transport, c), log);
-    log(head(title, servers.map(({ name }) => name)));
+    log(head(TITLES[transport], servers.map(({ name }) => name)));
     for (const load of LOADS[transport]) {
       const found = await this.measure(load, servers, loader);
       this.results.push(...found);
       log(row(label(load), found.map(rate)));
     }
     log("");
+    if (transport === "tcp") this.printTimes();
   }
 
   async measure(load: Load, servers: Server[], loader: string) {
     const { workbench, effort } = this;
     const { kind, count, bytes, idle = 0, window } = load;
-    const seconds = effort.milliseconds / 1000;
-    const all = await inTurn(servers, effort, workbench.signal, ({ port }) => {
-      const numbers = [port, count, bytes, seconds, window ?? idle];
+    const { milliseconds } = effort;
+    const run = async ({ port }: Server): Promise<Numbers> => {
+      const numbers = [port, count, bytes, milliseconds / 1000, window ?? idle];
       const args = [kind, ...numbers.map(String)];
-      return workbench.measure<Numbers>(loader, args, effort);
-    });
+      const limit = milliseconds + PATIENCE;
+      return JSON.parse(await workbench.run(loader, args, limit));
+    };
+    const all = await inTurn(servers, effort, workbench.signal, run);
     return all.map((found, i) => sum(load, servers[i].name, found));
   }
 
@@ -211,9 +232,16 @@ class Bench {
   }
 }
 
-async function measureAll(workbench: Workbench, effort: Effort, log: Log) {
-  const loader = await workbench.compile("load");
-  const c = await workbench.compile("echo");
+const TOPICS = ["tcp", "udp", "http"] as const;
+
+/** What the command line asks for. */
+interface Order extends Effort {
+  topics: typeof TOPICS[number][];
+  mebibytes: number;
+}
+
+async function measureAll(workbench: Workbench, order: Order, log: Log) {
+  const { topics, mebibytes, ...effort } = order;
   const { versions, ...on } = await machine();
   const programs = Object.entries(versions).map((pair) => pair.join(" "));
   log([`${on.cpu}, ${on.cores} cores`, on.os, ...programs].join("; "));
@@ -221,28 +249,32 @@ async function measureAll(workbench: Workbench, effort: Effort, log: Log) {
   const rounds = counted(effort.rounds, "round");
   log(`medians of ${rounds} of ${seconds} s; 1 MB: 10^6 bytes, one way\n`);
   const bench = new Bench(workbench, effort, log);
-  await bench.run("tcp", "TCP connections", c, loader);
-  bench.printTimes();
-  await bench.run("udp", "UDP under way", c, loader);
+  await bench.runAll(topics.filter((topic) => topic !== "http"));
+  const downloads: Download[] = [];
+  if (topics.includes("http")) {
+    downloads.push(...await benchHttp(workbench, effort, mebibytes, log));
+  }
   bench.printRemarks();
   bench.check();
   const { results } = bench;
-  return { machine: { ...on, versions }, ...effort, results };
+  return { machine: { ...on, versions }, ...effort, results, downloads };
 }
 
-const USAGE = `bench: measures the echo servers beside C and Node
+const USAGE = `bench: measures the echo servers beside C and Node, and http_get
+beside curl
 
-usage: deno task bench [options]
+usage: deno task bench [options] [tcp] [udp] [http]
 
-      --seconds SECONDS  put each load on each server for so long (0.4)
-      --rounds N         and so many times; the median counts (5)
+      --seconds SECONDS  put each load on each echo server for so long (0.4)
+      --size MEBIBYTES   download so much over HTTP (1024)
+      --rounds N         do so many times; the median counts (5)
       --json             print one JSON object
   -h, --help             print this text
 `;
 
 function parse(args: string[]) {
   const options = parseArgs(args, {
-    string: ["_", "seconds", "rounds"],
+    string: ["_", "seconds", "size", "rounds"],
     boolean: ["help", "version", "json"],
     alias: { h: "help" },
     unknown: refuseUnknown,
@@ -254,15 +286,19 @@ function parse(args: string[]) {
 export function main(args: string[]): Promise<number> {
   const script = { name: "bench", usage: USAGE, parse };
   return run(script, args, async (options, signal) => {
-    const [word] = options._;
-    if (word !== undefined) throw new Failure(2, `too many words: "${word}"`);
     const milliseconds = parseSeconds(options, "seconds", 0.4);
     if (milliseconds < 10) throw new Failure(2, "--seconds is 0.01 or more");
     const rounds = parseNumber(options, "rounds", 5, [1, 1000]);
+    const mebibytes = parseNumber(options, "size", 1024, [1, 1e5]);
+    const topics = TOPICS.filter((topic) => options._.includes(topic));
+    if (topics.length < options._.length) {
+      throw new Failure(2, "topics are tcp, udp and http");
+    }
+    if (topics.length === 0) topics.push(...TOPICS);
     await using workbench = new Workbench(signal);
-    const effort = { rounds, milliseconds };
     const print = options.json ? () => {} : log;
-    const results = await measureAll(workbench, effort, print);
+    const order = { topics, mebibytes, rounds, milliseconds };
+    const results = await measureAll(workbench, order, print);
     if (options.json) await output(`${JSON.stringify(results, null, 2)}\n`);
   });
 }

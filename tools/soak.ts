@@ -1,18 +1,23 @@
 /**
- * Mistreats the servers for hours, and prints how much memory each of them
- * has. Connections come and go, are reset at every stage, are never read from
- * or written to byte by byte; datagrams come in floods from many ports. All
- * the while other clients behave well, and compare each byte.
+ * Mistreats the servers for minutes or days, and prints how much memory each of
+ * them has. Connections come and go, are reset at every stage, are never read
+ * from or written to byte by byte, and 3,000 are idle. Datagrams come in floods
+ * from many ports. All the while other clients behave well, and compare each
+ * byte. What a server did wrong ends the soak.
  *
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { setTimeout as delay } from "node:timers/promises";
-import { Failure, log, parseNumber } from "../utils.ts";
+import { once } from "node:events";
+import { connect } from "node:net";
+import { delay, Failure, log, parseNumber, reason } from "../utils.ts";
 import { refuseUnknown, run, writeAll } from "../utils.ts";
-import { ask, ours, type Server, Workbench } from "./workbench.ts";
+import { ask, head, ours, row, type Server, Workbench } from "./workbench.ts";
 
 const HOSTNAME = "127.0.0.1";
+const PAUSE = 30; // seconds between two rows of the table
+
+let open = 0; // connections
 
 /** Up to so many random bytes, which are 65,536 at most. */
 function random(most: number): Uint8Array<ArrayBuffer> {
@@ -27,16 +32,18 @@ function compare(answer: Uint8Array, sent: Uint8Array): void {
   if (!isSame) throw new Failure(8, "what came back is not what was sent");
 }
 
-/** Connects, for 20 s at most, and closes in the end. */
+/** Connects, for 30 s at most, and closes in the end. */
 async function visit(
   { port }: Server,
   use: (conn: Deno.TcpConn) => Promise<unknown>,
 ): Promise<void> {
   using conn = await Deno.connect({ hostname: HOSTNAME, port });
-  const timer = setTimeout(() => conn[Symbol.dispose](), 20_000);
+  const timer = setTimeout(() => conn[Symbol.dispose](), 30_000);
+  open++;
   try {
     await use(conn);
   } finally {
+    open--;
     clearTimeout(timer);
   }
 }
@@ -50,12 +57,20 @@ async function exchange(conn: Deno.TcpConn): Promise<void> {
   compare(await reading, sent);
 }
 
-/** Closes at a random stage. What arrives later is answered by a reset. */
-async function reset(conn: Deno.TcpConn): Promise<void> {
-  const stage = Math.floor(Math.random() * 4);
-  if (stage > 0) await conn.write(random(10_000));
-  if (stage > 1) await delay(Math.random() * 10); // unread: close is a reset
-  if (stage > 2) await conn.closeWrite();
+/** Resets a connection at a random stage, or else closes it there. */
+async function reset({ port }: Server): Promise<void> {
+  const socket = connect(port, HOSTNAME); // Deno's own cannot reset
+  socket.on("error", () => {}); // the server may close it meanwhile
+  await once(socket, "connect");
+  open++;
+  const stage = Math.floor(Math.random() * 5);
+  if (stage > 0) socket.write(random(10_000));
+  if (stage > 1) await delay(10 * Math.random());
+  if (stage > 2) socket.end();
+  if (stage > 3) await delay(10 * Math.random());
+  if (Math.random() < 0.2) socket.destroy();
+  else socket.resetAndDestroy();
+  open--;
 }
 
 /** Sends for 4 s, and never reads: the server can soon send no more. */
@@ -97,13 +112,16 @@ async function flood(socket: Deno.DatagramConn, to: Deno.NetAddr) {
   await delay(10);
 }
 
+/** Sends a datagram again and again, as it may be lost, until it is back. */
 async function exchangeUdp(socket: Deno.DatagramConn, to: Deno.NetAddr) {
   const sent = random(60_000);
-  await socket.send(sent, to);
   const receiving = socket.receive(new Uint8Array(65_535));
-  const received = await Promise.race([receiving, delay(1000)]);
-  if (!received) throw new Error("it was lost");
-  compare(received[0], sent);
+  for (let i = 0; i < 20; i++) {
+    await socket.send(sent, to);
+    const received = await Promise.race([receiving, delay(500)]);
+    if (received) return compare(received[0], sent);
+  }
+  throw new Failure(28, "no answer");
 }
 
 async function askTime(conn: Deno.TcpConn): Promise<void> {
@@ -114,54 +132,76 @@ async function askTime(conn: Deno.TcpConn): Promise<void> {
 /** What is done, by how many at once. */
 type Abuse = [name: string, workers: number, work: () => Promise<unknown>];
 
-/** Does it until the signal aborts. Throws if an answer is wrong. */
+/** Does it until the signal aborts. Returns how often it was done. */
 async function repeat([name, workers, work]: Abuse, signal: AbortSignal) {
   let done = 0;
-  let failed = 0;
   const worker = async () => {
     while (!signal.aborted) {
-      try {
-        await work();
-        done++;
-      } catch (error) {
-        if (error instanceof Failure) throw error;
-        failed++; // a lost datagram, say
-        await delay(10);
-      }
+      await work();
+      done++;
     }
   };
-  await Promise.all(Array.from({ length: workers }, worker));
-  return `${name}: ${done} times, ${failed} failed`;
+  try {
+    await Promise.all(Array.from({ length: workers }, worker));
+  } catch (error) {
+    throw new Failure(1, `${name}: ${reason(error)}`, error);
+  }
+  return `${name}: ${done} times`;
 }
 
 function plan([tcp, udp, time]: Server[]): Abuse[] {
+  const idle = () => delay(20_000 * Math.random());
   return [
     ["TCP, all bytes compared", 8, () => visit(tcp, exchange)],
-    ["TCP, closed at some stage", 8, () => visit(tcp, reset)],
+    ["TCP, reset at some stage", 8, () => reset(tcp)],
     ["TCP, never read", 8, () => visit(tcp, neverRead)],
     ["TCP, byte by byte", 50, () => visit(tcp, writeSlowly)],
-    ["TCP, idle for 10 s", 1000, () => visit(tcp, () => delay(10_000))],
+    ["TCP, idle for up to 20 s", 3000, () => visit(tcp, idle)],
     ["UDP, all bytes compared", 4, () => withSocket(udp, exchangeUdp)],
     ["UDP, 50 datagrams", 4, () => withSocket(udp, flood)],
     ["daytime, line compared", 4, () => visit(time, askTime)],
-    ["daytime, closed at some stage", 4, () => visit(time, reset)],
+    ["daytime, reset at some stage", 4, () => reset(time)],
     ["daytime, 50 datagrams", 2, () => withSocket(time, flood)],
   ];
 }
 
-/** Prints the servers' memory every 15 s. Throws if one of them has ended. */
-async function watch(servers: Server[], signal: AbortSignal): Promise<never> {
-  const started = performance.now();
-  for (;;) {
-    const seconds = Math.round((performance.now() - started) / 1000);
-    let line = `${seconds} s:`;
-    for (const { name, pid } of servers) {
-      const kilobytes = await ask("ps", "-o", "rss=", "-p", `${pid}`);
-      if (!kilobytes) throw new Failure(1, `${name} has ended`);
-      line += ` ${name} ${Math.round(Number(kilobytes) / 1024)} MiB`;
+/** A server's memory, and how much it logs. */
+class Watched {
+  #lines = 0;
+  #told = performance.now();
+
+  constructor(readonly server: Server) {
+    this.#count();
+  }
+
+  async #count(): Promise<void> {
+    for await (const text of this.server.log) {
+      this.#lines += text.split("\n").length - 1;
     }
-    log(line);
-    await delay(15_000, undefined, { signal });
+  }
+
+  /** Returns a cell of the table. Throws if the server has ended. */
+  async tell(): Promise<string> {
+    const { name, pid } = this.server;
+    const kilobytes = await ask("ps", "-o", "rss=", "-p", `${pid}`);
+    if (!kilobytes) throw new Failure(1, `${name} has ended`);
+    const now = performance.now();
+    const rate = Math.round(1000 * this.#lines / (now - this.#told));
+    this.#told = now;
+    this.#lines = 0;
+    return `${Math.round(Number(kilobytes) / 1024)} MiB, ${rate}/s`;
+  }
+}
+
+/** Prints a table of the servers' memory, and of their lines a second. */
+async function watch(servers: Server[], signal: AbortSignal): Promise<never> {
+  const watched = servers.map((server) => new Watched(server));
+  log(head("memory, log", servers.map(({ name }) => name)));
+  for (let seconds = 0;; seconds += PAUSE) {
+    const label = `${seconds / 60} min, ${open} open`;
+    const cells = await Promise.all(watched.map((each) => each.tell()));
+    log(row(label, cells));
+    await delay(1000 * PAUSE, signal);
   }
 }
 
@@ -193,8 +233,7 @@ export function main(args: string[]): Promise<number> {
     const limit = AbortSignal.timeout(60_000 * minutes);
     const working = plan(servers).map((abuse) => repeat(abuse, limit));
     const lines = await Promise.race([Promise.all(working), watching]);
-    log("all connections are closed");
-    await Promise.race([delay(30_000), watching]);
+    await Promise.race([delay(120_000), watching]); // all are closed now
     for (const line of lines) log(line);
   });
 }

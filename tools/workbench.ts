@@ -20,10 +20,7 @@ export interface Effort {
   milliseconds: number;
 }
 
-/**
- * A server to measure. The address to listen on follows its arguments. Its
- * first line ends with the port.
- */
+/** A server to start. Its first line ends with its port. */
 export interface Peer {
   name: string;
   program: string;
@@ -34,17 +31,21 @@ export interface Peer {
 export interface Server extends Peer {
   port: number;
   pid: number;
+  /** what it prints after its first line */
+  log: ReadableStream<string>;
 }
 
-// A socket as the servers open it by default, IPv6 that takes IPv4 as well,
-// but out of the network's reach.
-const HOST = "::ffff:127.0.0.1";
-const TIMEOUT = 15_000; // milliseconds that a program may take to get going
+/**
+ * Where the servers listen: on a socket as they open it by default, IPv6 that
+ * takes IPv4 as well, but out of the network's reach.
+ */
+export const HOST = "::ffff:127.0.0.1";
+const TIMEOUT = 15_000; // milliseconds that a server may take to get going
 
 /** One of this project's servers, as a user starts it. */
 export function ours(name: string, ...more: string[]): Peer {
   const rights = ["--no-prompt", "--allow-net", "--unstable-net"];
-  const options = [...more, "--quiet", "--port", "0", "--host"];
+  const options = [...more, "--port", "0", "--host", HOST];
   const args = ["run", "--quiet", ...rights, path(name), ...options];
   return { name, program: Deno.execPath(), args };
 }
@@ -68,16 +69,18 @@ export async function ask(
 export async function machine() {
   const model = (await ask("lscpu"))?.match(/^Model name: +(\w.*)/m)?.[1];
   const system = (await ask("uname", "-sr"))?.match(/^\S+ [\d.]*\d/)?.[0];
-  const node = await ask("node", "--version");
+  const node = (await ask("node", "--version"))?.match(/^v([\d.]+)$/)?.[1];
   const cc = await ask("cc", "-dumpfullversion");
+  const curl = (await ask("curl", "--version"))?.match(/[\d.]+/)?.[0];
   return {
     cpu: model ?? Deno.build.arch,
     cores: navigator.hardwareConcurrency,
     os: system ?? Deno.build.os,
     versions: {
       deno: Deno.version.deno,
-      ...node && { node: node.slice(1) },
+      ...node && { node },
       ...cc && { cc },
+      ...curl && { curl },
     },
   };
 }
@@ -89,8 +92,8 @@ function kill(child: Deno.ChildProcess): void {
 }
 
 /**
- * What a benchmark starts, and the folder of what it compiles. In the end,
- * however it comes, nothing of it is left.
+ * What a benchmark starts, and the folder where that runs. In the end, however
+ * it comes, nothing of it is left.
  */
 export class Workbench implements AsyncDisposable {
   readonly folder = Deno.makeTempDirSync({ dir: "/tmp", prefix: "bench-" });
@@ -111,7 +114,7 @@ export class Workbench implements AsyncDisposable {
     signal.throwIfAborted();
     const io = { stdin: "null", stdout: "piped", stderr: "piped" } as const;
     const env = { NO_COLOR: "1" };
-    const options = { args, cwd: ROOT, env, signal, ...io };
+    const options = { args, cwd: this.folder, env, signal, ...io };
     const child = new Deno.Command(program, options).spawn();
     this.#running.add(child);
     child.status.then(() => this.#running.delete(child));
@@ -127,34 +130,33 @@ export class Workbench implements AsyncDisposable {
     throw new Failure(1, `cannot compile tools/${name}.c: ${needs}`);
   }
 
-  /** Runs a program that prints JSON. Throws a {@linkcode Failure} of 1. */
-  async measure<Result>(
-    program: string,
-    args: string[],
-    { milliseconds }: Effort,
-  ): Promise<Result> {
-    const limit = AbortSignal.timeout(milliseconds + TIMEOUT);
-    const signal = AbortSignal.any([this.signal, limit]);
+  /**
+   * Runs a program for so many milliseconds at most. Returns what it prints.
+   * Throws a {@linkcode Failure} of 1 if it fails, or complains: of a pipeline
+   * the status tells nothing.
+   */
+  async run(program: string, args: string[], limit: number): Promise<string> {
+    const signal = AbortSignal.any([this.signal, AbortSignal.timeout(limit)]);
     const done = await this.start(program, args, signal).output();
     this.signal.throwIfAborted();
-    if (done.success) return JSON.parse(new TextDecoder().decode(done.stdout));
     const why = new TextDecoder().decode(done.stderr).trim();
+    if (done.success && !why) return new TextDecoder().decode(done.stdout);
     throw new Failure(1, why || "no answer");
   }
 
   /** Starts a server. Throws a {@linkcode Failure} of 1. */
   async serve(peer: Peer): Promise<Server> {
-    const child = this.start(peer.program, [...peer.args, HOST]);
+    const child = this.start(peer.program, peer.args);
     const late = setTimeout(() => kill(child), TIMEOUT);
-    const output = child.stdout.pipeThrough(new TextDecoderStream());
+    const log = child.stdout.pipeThrough(new TextDecoderStream());
     let line = "";
-    for await (const text of output) {
+    for await (const text of log.values({ preventCancel: true })) {
       line += text;
       if (line.includes("\n")) break;
     }
     clearTimeout(late);
     const port = Number(line.match(/(\d+)\n/)?.[1]);
-    if (port) return { ...peer, port, pid: child.pid };
+    if (port) return { ...peer, port, pid: child.pid, log };
     this.signal.throwIfAborted();
     const errors = await new Response(child.stderr).text();
     const why = errors.match(/^.*error.*$/im)?.[0] ?? "it says nothing";

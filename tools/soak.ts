@@ -10,7 +10,7 @@
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { once } from "node:events";
 import { connect } from "node:net";
-import { delay, Failure, log, parseNumber, reason } from "../utils.ts";
+import { aborted, delay, Failure, log, parseNumber, reason } from "../utils.ts";
 import { refuseUnknown, run, writeAll } from "../utils.ts";
 import { ask, head, ours, row, type Server, Workbench } from "./workbench.ts";
 
@@ -201,7 +201,7 @@ async function watch(servers: Server[], signal: AbortSignal): Promise<never> {
     const label = `${seconds / 60} min, ${open} open`;
     const cells = await Promise.all(watched.map((each) => each.tell()));
     log(row(label, cells));
-    await delay(1000 * PAUSE, signal);
+    await Promise.race([delay(1000 * PAUSE), aborted(signal)]);
   }
 }
 

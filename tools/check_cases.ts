@@ -145,11 +145,11 @@ EXAMS.echo_tcp = cases("tcp server", {
   },
   "RFC 862: echo_tcp: Ten lines, and how they fail": null,
   "two-clients: one is served beside another": servesBeside(1),
-  "hundred: a hundred are served side by side": servesBeside(99),
   "silent-client: one that says nothing stops nobody": async (server) => {
     await server.connect();
     await servesNext(server);
   },
+  "hundred: a hundred are served side by side": servesBeside(99),
   "RFC 9293 3.5.2: echo_tcp: A reset kills it": null,
   "reset: one resets in the middle": (server) => reset(server, "hello\r\n"),
   "early-reset: one resets before it is accepted": async (server) => {

@@ -30,17 +30,6 @@ export function show(text: string): string {
   return `${counted(text.length, "byte")} ${quoted}${isLong ? "..." : ""}`;
 }
 
-/** A port that is free, and that no system gives away by itself. */
-function freePort(): number {
-  const port = 20_000 + Math.floor(12_000 * Math.random());
-  try {
-    Deno.listen({ hostname: "127.0.0.1", port }).close();
-    return port;
-  } catch {
-    return freePort();
-  }
-}
-
 /** Whether a server has opened a port. Asking it would cost it a client. */
 async function isOpen(transport: string, port: number): Promise<boolean> {
   if (Deno.build.os !== "linux") return await delay(1500, true);
@@ -110,7 +99,10 @@ export class Program {
   async start(): Promise<void> {
     const isClient = this.kind.endsWith("client");
     if (isClient || this.command.length === 0) return;
-    this.port ||= freePort();
+    if (this.port === 0) {
+      using free = Deno.listen(LOOPBACK);
+      this.port = free.addr.port;
+    }
     const output = this.run(this.port);
     while (!await isOpen(this.kind.slice(0, 3), this.port)) {
       const hasEnded = await within(output, 20);

@@ -11,7 +11,7 @@ export class Fault extends Error {
   constructor(
     readonly sent: string,
     readonly came: string,
-    readonly expected = "", // if it is more than the case says
+    readonly expected = "", // else what the case asks
     readonly verdict: "FAILED" | "warning" | "skipped" = "FAILED",
   ) {
     super(came);
@@ -112,9 +112,15 @@ export class Program {
 
   /** Connects to a server. Over UDP, from a port of ours. */
   async connect(ourPort = 0): Promise<Conn> {
+    if (this.kind === "udp server") return this.#connectUdp(ourPort);
     const { hostname, port } = this;
-    const isTcp = this.kind === "tcp server";
-    if (isTcp) return this.keep(await Deno.connect({ hostname, port }));
+    const conn = await Deno.connect({ hostname, port }).catch(reason);
+    if (typeof conn === "object") return this.keep(conn);
+    throw new Fault("a SYN", conn, "the connection is accepted");
+  }
+
+  #connectUdp(ourPort: number): Conn {
+    const { hostname, port } = this;
     const any = hostname.includes(":") ? "::" : "0.0.0.0";
     const ours = hostname === "::1" ? hostname : any; // there may be no IPv6
     const server = { transport: "udp", hostname, port } as const;

@@ -287,18 +287,16 @@ async function examine(
   return { entrant, version: `${tool} ${number}`, results };
 }
 
+const GONE = /a FIN|connection (refused|reset)|broken pipe/;
+
 /** What happened, without what differs from run to run. */
 function steady({ name, came = "", ended }: Result): string {
   const hasError = /error/i.test(ended ?? "");
   if (BULK.includes(name) && !hasError) return "only a part";
   if (name === "ten-clients") return "some get nothing, or what others sent";
   const why = ended?.replace(/\(os error \d+\)|\[Errno \d+\] /g, "").trim();
-  const gone = /a FIN|connection (refused|reset)|broken pipe/;
-  const what = came.replace(/^0 bytes "", then /, "").replace(
-    gone,
-    "the connection is gone",
-  )
-    .replace(/:\d{5}\b/, ""); // a port
+  const what = came.replace(/^0 bytes "", then /, "").replace(/:\d{5}\b/, "")
+    .replace(GONE, "the connection is gone");
   return why ? `it ends, ${why}` : what;
 }
 
@@ -367,18 +365,19 @@ function prepare(): void {
 
 const INTRODUCTION = `# The wall of echo servers
 
-An echo server is ten lines long, and everyone's first. These are the ones that
-people start from: the examples of languages and tools, each examined by
-[\`tools/check.ts\`](../tools/check.ts) for what the lessons teach. An example is
-made to be short, and owes nobody all of this; but it is copied, and then its
-faults are too.
+Many people write an echo server as their first network program, and start from
+an example. This page examines such examples, and echo servers that come with
+common tools. [\`tools/check.ts\`](../tools/check.ts) tries the cases that the
+lessons explain. An example has to be short, and most do not claim to handle all
+of this. But people copy examples, and the faults with them.
 
-\`deno task wall\` writes this page again, with what is installed on your machine.
-The programs are in [\`tools/wall/\`](../tools/wall/), written anew after the
-pattern that the source in brackets shows. A dot is a case that was passed,
-**✗** one that was failed, ! a warning, which costs no point, – one that could
-not be tried. Some programs lose bytes only now and then: the cases that move
-many are tried up to five times, and failed if one attempt fails.
+\`deno task wall\` writes this page again, with the programs that are installed on
+your machine. The examples are in [\`tools/wall/\`](../tools/wall/). They follow
+the pattern that the source in brackets shows, in words of our own. In the tables
+a dot is a case that passed, and **✗** one that failed. An exclamation mark is a
+warning, which costs no point. A dash is a case that could not be tried. Some
+programs lose bytes only now and then. The cases that move many bytes are
+therefore tried up to five times, and count as failed if one attempt fails.
 `;
 
 /** Examines all of them, and writes the page. */

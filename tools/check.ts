@@ -52,7 +52,7 @@ function title({ name, asks, rule }: Case): string {
   return `${name}: ${asks} (${rule})`;
 }
 
-/** What there is to say if not all is well, by its name. */
+/** What went wrong, as pairs: `sent` and what was sent, and so on. */
 function details(result: Result): [string, string][] {
   const { verdict, asks, sent, came, expected, ended, lesson } = result;
   if (verdict === "ok") return [];

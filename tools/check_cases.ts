@@ -8,7 +8,7 @@ import { connect } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { formatAddress, reason, writeAll } from "../utils.ts";
 import { type Conn, Fault, type Kind, type Program } from "./check_program.ts";
-import { LOOPBACK, show, udpConn, within } from "./check_program.ts";
+import { LOOPBACK, show, UdpConn, within } from "./check_program.ts";
 
 type Examine = (program: Program) => Promise<unknown>; // throws a Fault
 
@@ -58,14 +58,14 @@ async function receive(conn: Conn, most: number) {
   const buffer = Buffer.alloc(most + 512); // room for too much
   let length = 0;
   let ending = "";
-  const isStream = "setNoDelay" in conn;
+  const isUdp = conn instanceof UdpConn; // then one datagram is all
   do {
     const reading = conn.read(buffer.subarray(length)).catch(reason);
     const count = await within(reading);
     if (typeof count === "number") length += count;
     else if (count === undefined) ending = ", then nothing for 2 s";
     else ending = count ? `, then ${count}` : FIN;
-  } while (isStream && !ending && length < most);
+  } while (!isUdp && !ending && length < most);
   return { came: buffer.toString("latin1", 0, length), ending };
 }
 
@@ -245,7 +245,7 @@ const HOLDS = 6000; // milliseconds, longer than a client may take
 type Script = (string | number | typeof ASKED)[];
 
 async function play(script: Script, client: Program, conn: Conn) {
-  const forger = () => client.keep(udpConn(LOOPBACK, conn.remoteAddr));
+  const forger = () => client.keep(new UdpConn(LOOPBACK, conn.remoteAddr));
   if ("setNoDelay" in conn) conn.setNoDelay();
   for (const step of script) {
     if (step === ASKED) await conn.read(new Uint8Array(65_536));

@@ -41,26 +41,35 @@ async function isOpen(transport: string, port: number): Promise<boolean> {
 }
 
 /** A UDP socket as a connection: with a server, or with the last client. */
-export function udpConn(at: typeof LOOPBACK, to?: Deno.NetAddr) {
-  const socket = Deno.listenDatagram({ transport: "udp", ...at });
-  const conn = {
-    addr: socket.addr as Deno.NetAddr,
-    remoteAddr: to,
-    async read(buffer: Uint8Array): Promise<number> {
-      const [data, from] = await socket.receive(buffer);
-      conn.remoteAddr = from as Deno.NetAddr;
-      return data.length;
-    },
-    async write(data: Uint8Array): Promise<number> {
-      return await socket.send(data, conn.remoteAddr!);
-    },
-    async closeWrite(): Promise<void> {}, // UDP has no FIN
-    close: () => socket.close(),
-  };
-  return conn;
+export class UdpConn {
+  readonly #socket: Deno.DatagramConn;
+
+  constructor(at: typeof LOOPBACK, public remoteAddr?: Deno.NetAddr) {
+    this.#socket = Deno.listenDatagram({ transport: "udp", ...at });
+  }
+
+  get port(): number {
+    return (this.#socket.addr as Deno.NetAddr).port;
+  }
+
+  async read(buffer: Uint8Array): Promise<number> {
+    const [data, from] = await this.#socket.receive(buffer);
+    this.remoteAddr = from as Deno.NetAddr;
+    return data.length;
+  }
+
+  async write(data: Uint8Array): Promise<number> {
+    return await this.#socket.send(data, this.remoteAddr!);
+  }
+
+  async closeWrite(): Promise<void> {} // UDP has no FIN
+
+  close(): void {
+    this.#socket.close();
+  }
 }
 
-export type Conn = Deno.TcpConn | ReturnType<typeof udpConn>;
+export type Conn = Deno.TcpConn | UdpConn;
 /** What a program is, after the transport that it uses. */
 export type Kind = "tcp server" | "udp server" | "tcp client" | "udp client";
 
@@ -125,7 +134,7 @@ export class Program {
     const ours = hostname === "::1" ? hostname : any; // there may be no IPv6
     const server = { transport: "udp", hostname, port } as const;
     try {
-      return this.keep(udpConn({ hostname: ours, port: ourPort }, server));
+      return this.keep(new UdpConn({ hostname: ours, port: ourPort }, server));
     } catch (error) { // no right to open a low port, say
       throw new Fault("", reason(error), "a socket of ours", "skipped");
     }
@@ -134,8 +143,8 @@ export class Program {
   /** Opens a server of ours for a client. */
   listen() {
     if (this.kind === "udp client") {
-      const conn = this.keep(udpConn(LOOPBACK));
-      return { port: conn.addr.port, accept: () => Promise.resolve(conn) };
+      const conn = this.keep(new UdpConn(LOOPBACK));
+      return { port: conn.port, accept: () => Promise.resolve(conn) };
     }
     const listener = this.keep(Deno.listen(LOOPBACK));
     const accept = async () => this.keep(await listener.accept());

@@ -287,7 +287,7 @@ async function examine(
   return { entrant, version: `${tool} ${number}`, results };
 }
 
-const GONE = /a FIN|connection (refused|reset)|broken pipe/;
+const GONE = /a FIN|connection \w+|broken pipe/;
 
 /** What happened, without what differs from run to run. */
 function steady({ name, came = "", ended }: Result): string {

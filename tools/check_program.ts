@@ -174,8 +174,8 @@ export class Program {
   /** Ends it. Gives what it has printed, and how it ended if by itself. */
   async end(): Promise<{ printed: string; ended?: string }> {
     this.signal("SIGKILL");
-    this.release();
     const output = this.#output && await within(this.#output);
+    this.release(); // after it: so its port has to wait, as after a crash
     if (!output) return { printed: "" }; // or a child of its own holds it
     const { stdout, stderr, signal, code } = output;
     const printed = `${Buffer.concat([stdout, stderr])}`;

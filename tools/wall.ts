@@ -278,7 +278,10 @@ async function examine(
     const target = ["127.0.0.1", 0, words(command)] as const;
     const attempt = () => tryCase(one, [...target], stop.signal);
     let result = await attempt();
-    for (let more = 4; more > 0 && isUnsure(result); more--) {
+    const isLossy = results.some(({ name, verdict }) =>
+      BULK.includes(name) && verdict === "FAILED"
+    );
+    for (let more = isLossy ? 40 : 4; more > 0 && isUnsure(result); more--) {
       result = await attempt();
     }
     results.push(result);
@@ -377,7 +380,7 @@ the pattern that the source in brackets shows, in words of our own. In the table
 a dot is a case that passed, and **✗** one that failed. An exclamation mark is a
 warning, which costs no point. A dash is a case that could not be tried. Some
 programs lose bytes only now and then. The cases that move many bytes are
-therefore tried up to five times, and count as failed if one attempt fails.
+therefore tried several times, and count as failed if one attempt fails.
 `;
 
 /** Examines all of them, and writes the page. */

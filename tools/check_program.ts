@@ -175,7 +175,7 @@ export class Program {
   async end(): Promise<{ printed: string; ended?: string }> {
     this.signal("SIGKILL");
     const output = this.#output && await within(this.#output);
-    this.release(); // after it: so its port has to wait, as after a crash
+    this.release(); // not before: who ends first has to wait for its port
     if (!output) return { printed: "" }; // or a child of its own holds it
     const { stdout, stderr, signal, code } = output;
     const printed = `${Buffer.concat([stdout, stderr])}`;

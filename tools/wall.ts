@@ -369,18 +369,18 @@ function prepare(): void {
 const INTRODUCTION = `# The wall of echo servers
 
 Many people write an echo server as their first network program, and start from
-an example. This page examines such examples, and echo servers that come with
-common tools. [\`tools/check.ts\`](../tools/check.ts) tries the cases that the
-lessons explain. An example has to be short, and most do not claim to handle all
-of this. But people copy examples, and the faults with them.
+an example. This page examines such examples, and the echo servers that common
+tools can be. [\`tools/check.ts\`](../tools/check.ts) tries the cases that the
+lessons explain. An example has to be short, and need not handle all of them.
+But people copy examples, and the faults with them.
 
 \`deno task wall\` writes this page again, with the programs that are installed on
 your machine. The examples are in [\`tools/wall/\`](../tools/wall/). They follow
-the pattern that the source in brackets shows, in words of our own. In the tables
-a dot is a case that passed, and **✗** one that failed. An exclamation mark is a
-warning, which costs no point. A dash is a case that could not be tried. Some
-programs lose bytes only now and then. The cases that move many bytes are
-therefore tried several times, and count as failed if one attempt fails.
+the pattern that the source in brackets shows. In the tables a dot is a case that
+passed, and **✗** one that failed. An exclamation mark is a warning, which costs
+no point. A dash is a case that could not be tried. Some programs lose bytes only
+now and then. The cases that move many bytes are therefore tried several times,
+and count as failed if one attempt fails.
 `;
 
 /** Examines all of them, and writes the page. */

@@ -14,7 +14,7 @@ import { type Case, EXAMS } from "./check_cases.ts";
 import { Fault, Program, within } from "./check_program.ts";
 
 /** What became of a case. */
-export interface Result extends Omit<Case, "examine"> {
+export interface Result extends Case {
   verdict: "ok" | Fault["verdict"];
   sent?: string;
   came?: string;
@@ -23,36 +23,21 @@ export interface Result extends Omit<Case, "examine"> {
   printed: string; // by the program
 }
 
-/** What to examine: what {@linkcode Program} is made of. */
-export type Target = ConstructorParameters<typeof Program>;
+/** Where a server is, or port 0 and the command that is to be run. */
+export type Target = [hostname: string, port: number, command: string[]];
 
-/** Examines a program; throws a {@linkcode Fault} or the signal's reason. */
-async function judge(
-  examine: Case["examine"],
-  program: Program,
-  signal: AbortSignal,
-): Promise<void> {
-  const judging = examine(program);
-  const bounded = async () => {
-    const ready = Promise.race([program.ready.promise, judging]);
-    const isReady = await within(ready.then(() => true), 5000);
-    if (!isReady) throw new Fault("", "nothing for 5 s", "it listens, or asks");
-    const isDone = await within(judging.then(() => true), 5000);
-    if (!isDone) throw new Fault("", "the case did not end within 5 s");
-  };
-  await Promise.race([bounded(), aborted(signal)]);
-}
-
-/** Tries a case: the program has 5 s to get ready, and then 5 s. */
+/** Tries a case, for 5 s at most. */
 export async function tryCase(
-  { examine, ...about }: Case,
+  one: Case,
   target: Target,
   signal: AbortSignal,
 ): Promise<Result> {
-  const program = new Program(...target);
+  const program = new Program(one.kind, ...target);
+  const examining = program.start().then(() => one.examine(program));
+  const done = Promise.race([examining.then(() => true), aborted(signal)]);
   let fault: Fault | undefined;
   try {
-    await judge(examine, program, signal);
+    if (!await within(done, 5000)) throw new Fault("", "no end for 5 s");
   } catch (error) {
     if (error instanceof Failure || signal.aborted) throw error;
     fault = error instanceof Fault ? error : new Fault("", reason(error));
@@ -60,35 +45,39 @@ export async function tryCase(
   } finally {
     await program.end();
   }
-  const { verdict = "ok", sent, came, expected } = fault ?? {};
-  const end = await program.end();
-  return { ...about, verdict, sent, came, expected, ...end };
+  return { ...one, verdict: "ok", ...fault, ...await program.end() };
 }
 
-const isBad = ({ verdict }: Result) => /FAILED|warning/.test(verdict);
+function title({ name, asks, rule }: Case): string {
+  return `${name}: ${asks} (${rule})`;
+}
+
+/** What went wrong, as pairs: `sent` and what was sent, and so on. */
+function details(result: Result): [string, string][] {
+  const { verdict, asks, sent, came, expected, ended, lesson } = result;
+  if (verdict === "ok") return [];
+  const told = { sent, came, expected: expected || asks, ended };
+  return Object.entries({ ...told, lesson: `docs/${lesson}` })
+    .flatMap(([what, text]) => text ? [[what, text]] : []);
+}
 
 /** A result for people. */
 function toText(result: Result): string {
-  const { verdict, name, asks, rule, lesson, sent, came } = result;
-  const line = `${verdict.padEnd(7)} ${name}: ${asks} (${rule})\n`;
-  if (verdict === "skipped") return `${line}        because   ${came}\n`;
-  if (!isBad(result)) return line;
-  const { expected, ended } = result;
-  const told = { sent, came, expected, ended, lesson: `docs/${lesson}` };
-  return line + Object.entries(told).filter(([, text]) => text)
-    .map(([what, text]) => `        ${what.padEnd(9)} ${text}\n`).join("");
+  const lines = details(result)
+    .map(([what, text]) => `        ${what.padEnd(9)} ${text}\n`);
+  return `${result.verdict.padEnd(7)} ${title(result)}\n${lines.join("")}`;
 }
+
+const NOTES = { ok: "", FAILED: "", warning: " # TODO", skipped: " # SKIP" };
 
 /** A result for programs that read TAP, version 14. */
 function toTap(result: Result, number: number): string {
-  const { verdict, name, asks, printed: _, ...rest } = result;
-  const line = `ok ${number} - ${name}: ${asks}`;
-  if (verdict === "skipped") return `${line} # SKIP ${rest.came}\n`;
-  if (!isBad(result)) return `${line}\n`;
-  const todo = verdict === "warning" ? " # TODO a warning only" : "";
-  const yaml = Object.entries(rest).filter(([, text]) => text)
-    .map(([key, text]) => `  ${key}: ${JSON.stringify(text)}\n`).join("");
-  return `not ${line}${todo}\n  ---\n${yaml}  ...\n`;
+  const { verdict } = result;
+  const line = `ok ${number} - ${title(result)}${NOTES[verdict]}\n`;
+  const lines = details(result)
+    .map(([what, text]) => `  ${what}: ${JSON.stringify(text)}\n`);
+  if (verdict === "ok" || verdict === "skipped") return line;
+  return `not ${line}  ---\n${lines.join("")}  ...\n`;
 }
 
 const USAGE = `check: examines an echo, daytime or HTTP program
@@ -135,11 +124,10 @@ function choose({ _, only, udp, command }: Options): Case[] {
   if (exam === "daytime" && isClient) exam += " client";
   if (exam === "daytime client" && udp) exam += " over UDP";
   if (!Object.hasOwn(EXAMS, exam)) throw new Failure(2, `"${exam}" is no EXAM`);
-  const names = EXAMS[exam].map(({ name }) => name);
-  const odd = only.find((name) => !names.includes(name));
+  const cases = EXAMS[exam];
+  const odd = only.find((name) => !cases.some((one) => one.name === name));
   if (odd) throw new Failure(2, `${exam} has no case "${odd}": try --list`);
-  const isWanted = ({ name }: Case) => !only[0] || only.includes(name);
-  return EXAMS[exam].filter(isWanted);
+  return cases.filter(({ name }) => !only[0] || only.includes(name));
 }
 
 /** Where the server is or, for a command, will be. */
@@ -157,7 +145,7 @@ async function locate(options: Options, signal: AbortSignal): Promise<Target> {
 async function work(options: Options, signal: AbortSignal): Promise<void> {
   const { json, tap, list, shows } = options;
   const cases = choose(options);
-  if (list) return await output(cases.map(toLine).join(""));
+  if (list) return await output(`${cases.map(title).join("\n")}\n`);
   const target = await locate(options, signal);
   const results: Result[] = [];
   if (tap) await output(`TAP version 14\n1..${cases.length}\n`);
@@ -177,10 +165,6 @@ async function work(options: Options, signal: AbortSignal): Promise<void> {
   if (json) await output(`${JSON.stringify({ points, of, results })}\n`);
   else if (!tap) await output(`${points} of ${of} points, ${rest}\n`);
   if (points < of) throw new Failure(1, "");
-}
-
-function toLine({ name, asks, rule }: Case): string {
-  return `${name}: ${asks} (${rule})\n`;
 }
 
 /** Runs a command line. Returns the exit status. */

@@ -1,16 +1,17 @@
 /** What check.ts examines: a program, how it is reached, and its faults. */
 import { Buffer } from "node:buffer";
 import { setTimeout as delay } from "node:timers/promises";
-import { counted, Failure, printable, reason } from "../utils.ts";
+import { counted, Failure, reason } from "../utils.ts";
 
 const WINDOWS = Deno.build.os === "windows";
+export const LOOPBACK = { hostname: "127.0.0.1", port: 0 };
 
 /** What a program does wrong; or why a case cannot be tried here. */
 export class Fault extends Error {
   constructor(
     readonly sent: string,
     readonly came: string,
-    readonly expected = "",
+    readonly expected = "", // else what the case asks
     readonly verdict: "FAILED" | "warning" | "skipped" = "FAILED",
   ) {
     super(came);
@@ -25,23 +26,11 @@ export async function within<T>(promise: Promise<T>, milliseconds = 2000) {
 /** Bytes as a person reads them: `6 bytes "hello\n"`. */
 export function show(text: string): string {
   const isLong = text.length > 40;
-  const start = isLong ? text.slice(0, 20) : text;
-  const quoted = printable(start.replace(/["\\]/g, "\\$&"));
-  return `${counted(text.length, "byte")} "${quoted}"${isLong ? "..." : ""}`;
+  const quoted = JSON.stringify(isLong ? text.slice(0, 20) : text);
+  return `${counted(text.length, "byte")} ${quoted}${isLong ? "..." : ""}`;
 }
 
-/** A port that is free, and that no system gives away by itself. */
-function freePort(): number {
-  const port = 20_000 + Math.floor(12_000 * Math.random());
-  try {
-    Deno.listen({ hostname: "127.0.0.1", port }).close();
-    return port;
-  } catch {
-    return freePort();
-  }
-}
-
-/** Whether a server has opened this port. It must not cost it a client. */
+/** Whether a server has opened a port. Asking it would cost it a client. */
 async function isOpen(transport: string, port: number): Promise<boolean> {
   if (Deno.build.os !== "linux") return await delay(1500, true);
   const read = (path: string) => Deno.readTextFile(path).catch(() => "");
@@ -51,22 +40,53 @@ async function isOpen(transport: string, port: number): Promise<boolean> {
   return new RegExp(`:${hex} 0+:0000 0[A7] `).test(sockets);
 }
 
-/** The program that is examined in a case: a server, or a command. */
+/** A UDP socket as a connection: with a server, or with the last client. */
+export class UdpConn {
+  readonly #socket: Deno.DatagramConn;
+
+  constructor(at: typeof LOOPBACK, public remoteAddr?: Deno.NetAddr) {
+    this.#socket = Deno.listenDatagram({ transport: "udp", ...at });
+  }
+
+  get port(): number {
+    return (this.#socket.addr as Deno.NetAddr).port;
+  }
+
+  async read(buffer: Uint8Array): Promise<number> {
+    const [data, from] = await this.#socket.receive(buffer);
+    this.remoteAddr = from as Deno.NetAddr;
+    return data.length;
+  }
+
+  async write(data: Uint8Array): Promise<number> {
+    return await this.#socket.send(data, this.remoteAddr!);
+  }
+
+  async closeWrite(): Promise<void> {} // UDP has no FIN
+
+  close(): void {
+    this.#socket.close();
+  }
+}
+
+export type Conn = Deno.TcpConn | UdpConn;
+/** What a program is, after the transport that it uses. */
+export type Kind = "tcp server" | "udp server" | "tcp client" | "udp client";
+
+/** The program that is examined in a case. */
 export class Program {
-  /** is resolved when the server listens, or the client asks */
-  readonly ready = Promise.withResolvers<void>();
-  readonly #sockets = new Set<{ close(): void }>();
   #child?: Deno.ChildProcess;
   #output?: Promise<Deno.CommandOutput>;
-  #starting?: Promise<void>;
+  readonly #sockets = new Set<{ close(): void }>();
 
   constructor(
+    readonly kind: Kind,
     public hostname: string,
-    public port: number,
+    public port: number, // 0 until a server is started
     readonly command: string[],
   ) {}
 
-  /** Runs the command. Gives what it has printed when it has ended. */
+  /** Runs the command. Gives what it has printed, once it has ended. */
   run(port: number): Promise<Deno.CommandOutput> {
     const [command, ...args] = this.command.map((word) =>
       word.replaceAll("{url}", "http://{host}:{port}/")
@@ -84,49 +104,51 @@ export class Program {
     return this.#output;
   }
 
-  /** Starts a server if it is a command, once, and waits until it listens. */
-  async start(transport: "tcp" | "udp" = "tcp"): Promise<void> {
-    if (this.command.length > 0) this.#starting ??= this.#start(transport);
-    await this.#starting;
-    this.ready.resolve();
-  }
-
-  async #start(transport: string): Promise<void> {
-    this.port ||= freePort();
-    let hasEnded = false;
-    this.run(this.port).then(() => hasEnded = true);
-    while (!await isOpen(transport, this.port)) {
-      const what = `${transport.toUpperCase()} port ${this.port} is opened`;
-      if (hasEnded) throw new Fault("", "no such socket", what);
-      await delay(20);
+  /** Starts a server, unless it runs already; waits until it listens. */
+  async start(): Promise<void> {
+    const isClient = this.kind.endsWith("client");
+    if (isClient || this.command.length === 0) return;
+    if (this.port === 0) {
+      using free = Deno.listen(LOOPBACK);
+      this.port = free.addr.port;
+    }
+    const output = this.run(this.port);
+    while (!await isOpen(this.kind.slice(0, 3), this.port)) {
+      const hasEnded = await within(output, 20);
+      if (hasEnded) throw new Fault("", "its end", "a socket that listens");
     }
   }
 
-  /** Connects to a server. */
-  async connect(): Promise<Deno.TcpConn> {
-    await this.start();
+  /** Connects to a server. Over UDP, from a port of ours. */
+  async connect(ourPort = 0): Promise<Conn> {
+    if (this.kind === "udp server") return this.#connectUdp(ourPort);
     const { hostname, port } = this;
-    try {
-      const signal = AbortSignal.timeout(2000);
-      return this.keep(await Deno.connect({ hostname, port, signal }));
-    } catch (error) {
-      throw new Fault("a SYN", reason(error), "the connection is accepted");
-    }
+    const conn = await Deno.connect({ hostname, port }).catch(reason);
+    if (typeof conn === "object") return this.keep(conn);
+    throw new Fault("a SYN", conn, "the connection is accepted");
   }
 
-  /** Sends a datagram to a server. Gives the socket where answers arrive. */
-  async send(text: string, from = 0): Promise<Deno.DatagramConn> {
-    await this.start("udp");
+  #connectUdp(ourPort: number): Conn {
     const { hostname, port } = this;
     const any = hostname.includes(":") ? "::" : "0.0.0.0";
-    const at = { transport: "udp", hostname: any, port: from } as const;
+    const ours = hostname === "::1" ? hostname : any; // there may be no IPv6
+    const server = { transport: "udp", hostname, port } as const;
     try {
-      const socket = this.keep(Deno.listenDatagram(at));
-      await socket.send(Buffer.from(text), { ...at, hostname, port });
-      return socket;
-    } catch (error) { // no IPv6 here, say, or no right to open a low port
-      throw new Fault("", `we cannot ask: ${reason(error)}`, "", "skipped");
+      return this.keep(new UdpConn({ hostname: ours, port: ourPort }, server));
+    } catch (error) { // no right to open a low port, say
+      throw new Fault("", reason(error), "a socket of ours", "skipped");
     }
+  }
+
+  /** Opens a server of ours for a client. */
+  listen() {
+    if (this.kind === "udp client") {
+      const conn = this.keep(new UdpConn(LOOPBACK));
+      return { port: conn.port, accept: () => Promise.resolve(conn) };
+    }
+    const listener = this.keep(Deno.listen(LOOPBACK));
+    const accept = async () => this.keep(await listener.accept());
+    return { port: listener.addr.port, accept };
   }
 
   /** Has a socket closed when the case is over. */
@@ -143,27 +165,25 @@ export class Program {
 
   /** Sends a signal to a program of ours, and to its children. */
   signal(name: "SIGSTOP" | "SIGCONT" | "SIGKILL"): void {
+    const { pid } = this.#child ?? {};
     try {
-      if (WINDOWS && name === "SIGKILL") this.#child?.kill(name);
-      else if (this.#child && !WINDOWS) Deno.kill(-this.#child.pid, name);
-    } catch { /* all of them have ended */ }
+      if (pid) Deno.kill(WINDOWS ? pid : -pid, name);
+    } catch { /* all of them have ended, or Windows has no such signal */ }
   }
 
   /** Ends it. Gives what it has printed, and how it ended if by itself. */
   async end(): Promise<{ printed: string; ended?: string }> {
     this.signal("SIGKILL");
-    this.release();
-    this.#starting = undefined;
-    const output = await this.#output;
-    if (!output) return { printed: "" };
+    const output = this.#output && await within(this.#output);
+    this.release(); // not before: who ends first has to wait for its port
+    if (!output) return { printed: "" }; // or a child of its own holds it
     const { stdout, stderr, signal, code } = output;
-    const printed = new TextDecoder().decode(Buffer.concat([stdout, stderr]));
-    const isServer = this.port > 0;
-    if (signal === "SIGKILL" || !isServer) return { printed };
+    const printed = `${Buffer.concat([stdout, stderr])}`;
+    if (signal === "SIGKILL" || this.port === 0) return { printed };
     const lines = printed.trimEnd().split("\n");
     const isError = (line: string) => /(error|exception)\b.*: /i.test(line);
     const last = lines.findLast(isError) ?? lines.at(-1);
     const how = signal ?? `status ${code}`;
-    return { printed, ended: last ? `${how}: ${printable(last)}` : how };
+    return { printed, ended: last ? `${how}: ${last}` : how };
   }
 }

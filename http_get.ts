@@ -24,6 +24,8 @@ import { reason, refuseUnknown, run, screen, timeLimit } from "./utils.ts";
 import { type Trace, VERSION, writeAll } from "./utils.ts";
 
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
+const CR = 13;
+const LF = 10;
 const RULE = "RFC 9112 6.3, rule";
 
 /**
@@ -75,34 +77,40 @@ class BufferedReader {
     return this.#end - this.#start;
   }
 
+  /** The byte at this place; undefined if it has not come. */
+  at(place: number): number | undefined {
+    return place < this.length ? this.#buffer[this.#start + place] : undefined;
+  }
+
   /** Returns what has come, up to `most` bytes. It is good until `fill`. */
   peek(most: number): Uint8Array {
     const end = Math.min(this.#start + most, this.#end);
     return this.#buffer.subarray(this.#start, end);
   }
 
-  /** Returns the same bytes, and removes them. */
+  skip(length: number): void {
+    this.#start += length;
+  }
+
+  /** Returns what has come, up to `most` bytes, and skips it. */
   take(most: number): Uint8Array {
     const bytes = this.peek(most);
-    this.#start += bytes.length;
+    this.skip(bytes.length);
     return bytes;
   }
 
-  /**
-   * Takes a line with its end, if all of it has come. Those of its bytes that
-   * were searched before have no line end.
-   */
-  takeLine(searched = 0): Uint8Array | undefined {
-    const from = this.#start + searched;
-    const end = this.#buffer.subarray(0, this.#end).indexOf(10, from);
-    return end < 0 ? undefined : this.take(end + 1 - this.#start);
+  /** The length of the next line with its end; 0 if not all of it has come. */
+  lineLength(searched = 0): number {
+    const buffer = this.#buffer;
+    let place = this.#start + searched;
+    while (place < this.#end && buffer[place] !== LF) place++;
+    return place < this.#end ? place + 1 - this.#start : 0;
   }
 
-  /** Waits for a line. Throws a {@linkcode Failure} of 18 or 63. */
-  async readLine(where: string): Promise<Uint8Array> {
+  /** Waits until a line has come. Throws a {@linkcode Failure} of 18 or 63. */
+  async needLine(where: string): Promise<void> {
     for (let searched = 0; searched < MOST_HEAD;) {
-      const line = this.takeLine(searched);
-      if (line) return line;
+      if (this.lineLength(searched) > 0) return;
       searched = this.length;
       if (await this.fill()) continue;
       throw new Failure(18, `the server closed ${where}`);
@@ -167,19 +175,17 @@ function foreign(text: string): Failure {
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
-    const line = await reader.readLine(where);
+    if (!reader.lineLength()) await reader.needLine(where);
+    const isLast = lineEnd(reader, 0) > 0;
+    const line = latin1(reader.take(reader.lineLength()));
     size += Math.max(60, line.length); // a short line costs memory, too
-    lines.push(latin1(line));
-    if (isEmpty(line)) return lines;
+    lines.push(line);
+    if (isLast) return lines;
   }
   throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
 }
 
 /** Whether a line has nothing but its end, CR LF or LF. */
-function isEmpty(line: Uint8Array): boolean {
-  return line.length === 1 || line.length === 2 && line[0] === 13;
-}
-
 function addField(fields: Head["fields"], line: string): void {
   const last = fields.at(-1);
   if (last && /^[ \t]/.test(line)) { // folded: the value goes on
@@ -281,22 +287,25 @@ async function passBytes(reader: BufferedReader, length: number, body: Body) {
 
 /** Passes on what is in the chunks: RFC 9112 7.1. */
 async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
-  const readLine = () => {
+  const needLine = async () => {
     body.flush(); // nothing is held back while this waits
-    return reader.readLine("between two chunks");
+    await reader.needLine("between two chunks");
   };
   for (;;) {
-    const line = reader.takeLine() ?? await readLine();
-    const size = parseChunkSize(line);
+    // Chunks may be small. What has come is passed on without an await.
+    if (!reader.lineLength()) await needLine();
+    const size = takeChunkSize(reader);
     log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
     if (size === 0) break;
-    // What has come is passed on without an await: chunks may be small.
     const isHere = size <= reader.length && body.gather(reader.peek(size));
-    if (isHere) reader.take(size);
+    if (isHere) reader.skip(size);
     else await passBytes(reader, size, body);
-    const end = reader.takeLine() ?? await readLine();
-    if (isEmpty(end)) continue;
-    throw new Failure(56, `a chunk does not end after its ${size} bytes`);
+    if (!reader.lineLength()) await needLine();
+    const end = lineEnd(reader, 0);
+    if (!end) {
+      throw new Failure(56, `a chunk does not end after its ${size} bytes`);
+    }
+    reader.skip(end);
   }
   body.flush();
   // Trailers are not headers: nobody may rely on them.
@@ -304,23 +313,31 @@ async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
   for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
 }
 
-/** Reads a chunk's size. What follows a semicolon, an extension, is unused. */
-function parseChunkSize(line: Uint8Array): number {
-  let size = 0;
-  let digits = 0;
-  while (hexDigit(line[digits]) >= 0) {
-    size = 16 * size + hexDigit(line[digits]);
-    digits++;
-  }
-  const isUsual = line[digits] === 13 && digits === line.length - 2;
-  const isEnd = isUsual ||
-    /^[ \t]*(;|\r?\n)/.test(latin1(line.subarray(digits)));
-  if (digits && isEnd && size <= Number.MAX_SAFE_INTEGER) return size;
-  const text = latin1(line.subarray(0, 60)).trimEnd();
-  throw new Failure(56, `"${text}" is not a chunk size`);
+/** The length of the line end at this place; 0 if there is none. */
+function lineEnd(reader: BufferedReader, place: number): number {
+  if (reader.at(place) === LF) return 1;
+  return reader.at(place) === CR && reader.at(place + 1) === LF ? 2 : 0;
 }
 
-function hexDigit(byte: number): number {
+/** Takes a chunk's size. What follows a semicolon, an extension, is unused. */
+function takeChunkSize(reader: BufferedReader): number {
+  let size = 0;
+  let digits = 0;
+  for (; hexDigit(reader.at(digits)) >= 0; digits++) {
+    size = 16 * size + hexDigit(reader.at(digits));
+  }
+  const isSize = digits > 0 && size <= Number.MAX_SAFE_INTEGER;
+  const end = lineEnd(reader, digits);
+  if (isSize && end) {
+    reader.skip(digits + end);
+    return size;
+  }
+  const line = latin1(reader.take(reader.lineLength()));
+  if (isSize && /^[\da-f]+[ \t]*(;|\r?\n)/i.test(line)) return size;
+  throw new Failure(56, `"${line.slice(0, 60).trimEnd()}" is not a chunk size`);
+}
+
+function hexDigit(byte = -1): number {
   if (byte >= 48 && byte <= 57) return byte - 48;
   const letter = byte | 32; // lower case
   return letter >= 97 && letter <= 102 ? letter - 87 : -1;

@@ -45,17 +45,17 @@ export async function echo(
   }
 }
 
-/** A connection being served: `echo` uses it as one, and it counts bytes. */
+/** A connection being served. To `echo`, it is one. It also counts bytes. */
 class Session {
   bytes = 0;
   isWriting = false;
   readonly started = performance.now();
   moved = this.started; // when bytes last went back
-  ending = ""; // why it ended, unless the client was content
+  ending = ""; // why it ended, unless the client half-closed
 
   constructor(readonly conn: Deno.TcpConn, readonly trace?: Trace) {}
 
-  /** Runs the protocol to its end. Not async: it would cost memory. */
+  /** Runs the protocol to its end. Not async: idle ones would take more. */
   run(): Promise<void> {
     try {
       this.conn.setNoDelay(true); // answers do not wait for more to send
@@ -81,7 +81,7 @@ class Session {
     return length;
   }
 
-  /** Closes it. It may be closed already. */
+  /** Closes it. It may be closed already, which close() would not bear. */
   close(ending = ""): void {
     this.ending ||= ending;
     if (ending) this.trace?.event(`${this.peer} ${ending}`);
@@ -107,7 +107,7 @@ class Session {
 export interface ServeOptions {
   listener: Deno.TcpListener;
   signal: AbortSignal; // ends it, once what has arrived was sent back
-  maxConnections?: number; // at once; others wait to be accepted
+  maxConnections?: number; // at once, until the signal; others wait
   idleTimeout?: number; // milliseconds in which something must move
   log?: Log;
   trace?: Trace;
@@ -122,7 +122,7 @@ export async function serve(options: ServeOptions) {
   const { maxConnections = Infinity, idleTimeout = Infinity } = options;
   const sessions = new Set<Session>();
   const total = { connections: 0, bytes: 0 };
-  let placeFree = Promise.withResolvers<void>(); // while all are taken
+  let placeFree = Promise.withResolvers<void>(); // renewed when all are taken
 
   function begin(conn: Deno.TcpConn): void {
     const session = new Session(conn, trace);
@@ -137,15 +137,16 @@ export async function serve(options: ServeOptions) {
     session.run().then(end, end);
   }
 
-  aborted(signal).catch(() => {
+  aborted(signal).catch(() => { // when the signal aborts
     placeFree.resolve();
     // Whoever the system has connected already is accepted and served.
     setTimeout(() => listener.close(), 50);
   });
-  const pause = Math.min(idleTimeout / 4, LONGEST);
+  const pause = Math.min(idleTimeout / 4, 1000);
   const sweep = setInterval(() => closeIdle(sessions, idleTimeout), pause);
-  let conn: Deno.TcpConn | undefined;
-  while ((conn = await accept(listener, log))) {
+  for (;;) {
+    const conn = await accept(listener, log);
+    if (!conn) break; // the listener is closed
     begin(conn);
     while (sessions.size >= maxConnections && !signal.aborted) {
       placeFree = Promise.withResolvers();
@@ -178,11 +179,11 @@ async function drain(sessions: Set<Session>): Promise<void> {
   }
 }
 
-type Peer = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
+type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 
 /** What {@linkcode talk} is told. `timeout` is milliseconds. */
 export interface TalkOptions {
-  conn: Peer;
+  conn: Stream;
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   timeout: number;
@@ -192,35 +193,31 @@ export interface TalkOptions {
 class Exchange {
   owed = 0; // bytes that have not come back
   isSent = false; // the whole input
-  isReading = false; // else the output is slow, and not the server
-  since = 0; // when the server last gave bytes, or was sent some
+  isReading = false; // from the server: the output is not waited for
+  since = 0; // when the wait for the server began
 }
 
 /**
  * The client: sends the input and half-closes, while it passes on what comes
- * back. Throws a {@linkcode Failure} of 18 if the server closes early, or of 28
- * if it is silent for too long.
+ * back. Throws a {@linkcode Failure}: 18 if the server closes early, 28 if it is
+ * silent for too long.
  */
 export async function talk(options: TalkOptions): Promise<void> {
   const { conn, timeout } = options;
   const exchange = new Exchange();
-  let isLate = false;
+  const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
     const { owed, isSent, isReading, since } = exchange;
     const isWaiting = isReading && (owed > 0 || isSent);
     if (!isWaiting || performance.now() - since <= timeout) return;
-    isLate = true;
-    clearInterval(watch);
-    conn.close();
+    late.reject(new Failure(28, `no answer within ${timeout / 1000} s`));
   }, 50);
   try {
-    await Promise.all([receive(options, exchange), send(options, exchange)]);
-    conn.close();
-  } catch (error) {
-    if (isLate) throw new Failure(28, `no answer within ${timeout / 1000} s`);
-    throw error;
+    const both = [send(options, exchange), receive(options, exchange)];
+    await Promise.race([Promise.all(both), late.promise]);
   } finally {
     clearInterval(watch);
+    conn.close();
   }
 }
 
@@ -255,36 +252,39 @@ async function receive({ conn, output }: TalkOptions, exchange: Exchange) {
 
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
 export interface PingOptions {
-  conn: Peer;
+  conn: Stream;
   count: number;
   size: number;
   interval: number;
   timeout: number;
-  trips: RoundTrips; // are added here, also if it ends early
+  trips: RoundTrips; // a new one, filled also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
 
 /**
- * Measures round trips, one after the other. Throws a {@linkcode Failure} of 8
- * if what comes back was changed, 18 if the server closes, 28 if it is late.
+ * Measures round trips, one after the other. Throws a {@linkcode Failure}: 8 if
+ * what comes back was changed, 18 if the server closes, 28 if it is late.
  */
 export async function ping(
   { conn, count, size, interval, timeout, trips, log }: PingOptions,
 ): Promise<void> {
-  for (let seq = 1; seq <= count; seq++) {
-    // Printable, and no two in a row alike: bytes cannot come back early.
-    const message = new Uint8Array(size).map((_, i) => 33 + (seq + i) % 94);
-    trips.sent++;
-    const milliseconds = await roundTrip(conn, message, timeout);
-    trips.times.push(milliseconds);
-    await log(seq, milliseconds);
-    if (seq < count) await delay(Math.max(0, interval - milliseconds));
+  try {
+    for (let seq = 1; seq <= count; seq++) {
+      // Printable, and unlike the message before: an old answer is noticed.
+      const message = new Uint8Array(size).map((_, i) => 33 + (seq + i) % 94);
+      trips.sent++;
+      const milliseconds = await roundTrip(conn, message, timeout);
+      trips.times.push(milliseconds);
+      await log(seq, milliseconds);
+      if (seq < count) await delay(Math.max(0, interval - milliseconds));
+    }
+  } finally {
+    conn.close();
   }
-  conn.close();
 }
 
 /** Sends a message, and returns how long it took to come back. */
-async function roundTrip(conn: Peer, message: Uint8Array, timeout: number) {
+async function roundTrip(conn: Stream, message: Uint8Array, timeout: number) {
   const answer = new Uint8Array(message.length);
   const readAnswer = async () => {
     let received = 0;
@@ -294,18 +294,15 @@ async function roundTrip(conn: Peer, message: Uint8Array, timeout: number) {
       received += length;
     }
   };
-  let isLate = false;
+  const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
-    isLate = true;
-    conn.close();
+    late.reject(new Failure(28, `no answer within ${timeout / 1000} s`));
   }, Math.min(timeout, LONGEST));
   const started = performance.now();
   try {
     // Read while writing: else both sides fill up and wait for each other.
-    await Promise.all([writeAll(conn, message), readAnswer()]);
-  } catch (error) {
-    if (isLate) throw new Failure(28, `no answer within ${timeout / 1000} s`);
-    throw error;
+    const both = Promise.all([writeAll(conn, message), readAnswer()]);
+    await Promise.race([both, late.promise]);
   } finally {
     clearTimeout(timer);
   }
@@ -398,7 +395,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   if (count === 0) {
     const input = Deno.stdin.readable;
     const talking = talk({ conn, input, output, timeout });
-    return await Promise.race([talking, aborted(signal)]);
+    await Promise.race([talking, aborted(signal)]);
+    return;
   }
   const trips = new RoundTrips();
   const peer = formatAddress(socket.remoteAddr);
@@ -407,7 +405,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false; // what is sent says nothing
+  if (trace) trace.quotes = false; // the bytes of round trips say nothing
   const rest = { interval, timeout, trips, log: show };
   try {
     const pinging = ping({ conn, count, size, ...rest });
@@ -420,9 +418,9 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
 /** Runs a command line. Returns the exit status. */
 export function main(args: string[]): Promise<number> {
   const script = { name: "echo_tcp", usage: USAGE, parse };
-  return run(script, args, (options, signal, trace) => {
-    const work = options._.length > 0 ? client : server;
-    return work(options, signal, trace);
+  return run(script, args, async (options, signal, trace) => {
+    const isClient = options._.length > 0;
+    await (isClient ? client : server)(options, signal, trace);
   });
 }
 

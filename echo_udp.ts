@@ -65,7 +65,7 @@ class Count {
   }
 }
 
-/** The server's socket, as `echo` sees it. It decides who is answered. */
+/** The server's socket. To `echo`, it is one. It decides who is answered. */
 class Session {
   readonly total = new Count();
   readonly #peers = new Map<string, Count>();
@@ -84,10 +84,10 @@ class Session {
     return this.socket.receive(buffer);
   }
 
-  /** Sends an answer; 0 if the sender gets none. Not async: it would be slow. */
+  /** Sends an answer; 0 if the sender gets none. Not async: that is slower. */
   send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
     const peer = to as Deno.NetAddr;
-    if (!this.#isAnswered(peer)) return Promise.resolve(0);
+    if (!this.#mayAnswer(peer)) return Promise.resolve(0);
     const sending = this.socket.send(datagram, to);
     sending.then((length) => this.#count(length, peer), (error) => {
       this.#warn(`cannot answer: ${reason(error)}`);
@@ -95,7 +95,8 @@ class Session {
     return sending;
   }
 
-  #isAnswered(peer: Deno.NetAddr): boolean {
+  /** Decides whether a sender gets an answer, and notes why not. */
+  #mayAnswer(peer: Deno.NetAddr): boolean {
     const { lose = 0, trace } = this.options;
     if (isSuspect(peer, this.#ownPort)) {
       this.#warn(`not answered: ${formatAddress(peer)} may be a server`);
@@ -119,7 +120,7 @@ class Session {
     else this.#warn("not all peers are listed");
   }
 
-  /** Logs peers that were silent for so long, and each minute the others. */
+  /** Logs peers that were silent for so many ms, and each minute the others. */
   logPeers(silence: number): void {
     const now = performance.now();
     for (const [who, peer] of this.#peers) {
@@ -215,8 +216,8 @@ export async function talk(options: TalkOptions): Promise<void> {
     const { owed, since, returned, damaged } = exchange;
     if (owed.length === 0 || performance.now() - since < timeout) return;
     const isDamaged = damaged > 0 && returned === 0;
-    const answers = returned > 0 ? "no more answers" : "no answer";
-    const what = isDamaged ? "only damaged answers" : answers;
+    const none = returned > 0 ? "no more answers" : "no answer";
+    const what = isDamaged ? "only damaged answers" : none;
     const left = `${counted(owed.length, "line")} outstanding`;
     const message = `${what} within ${timeout / 1000} s: ${left}`;
     late.reject(new Failure(isDamaged ? 8 : 28, message));
@@ -247,13 +248,15 @@ async function receive(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
   for await (const answer of answers(options)) {
     const index = owed.findIndex((line) => isSame(line, answer));
-    if (index < 0) exchange.damaged++; // or it came twice
-    else exchange.since = Infinity; // slow output is not the server's fault
+    const waited = performance.now() - exchange.since;
+    exchange.since = Infinity; // slow output is not the server's fault
     await options.output(answer);
+    // Only a line that came back renews the wait.
+    exchange.since = performance.now() - (index < 0 ? waited : 0);
+    if (index < 0) exchange.damaged++; // or it came twice
     if (index < 0) continue;
     owed.splice(index, 1); // only now: `send` ends when nothing is owed
     exchange.returned++;
-    exchange.since = performance.now();
     exchange.change.resolve();
     exchange.change = Promise.withResolvers();
   }
@@ -308,10 +311,10 @@ function isSame(one: Uint8Array, two: Uint8Array): boolean {
 export interface PingOptions extends Asking {
   count: number;
   size: number; // at least the 4 of the sequence number
-  interval: number; // 0: the next one follows the answer, or 10 ms
+  interval: number; // 0: the next one follows an answer, or after 10 ms
   timeout: number;
   signal: AbortSignal;
-  trips: RoundTrips; // are added here, also if it ends early
+  trips: RoundTrips; // a new one, filled also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
 
@@ -325,7 +328,7 @@ export async function ping(options: PingOptions): Promise<void> {
   const flight = new Flight(options);
   try {
     const both = [flight.send(), flight.receive()];
-    await Promise.race([...both, flight.failed.promise, aborted(signal)]);
+    await Promise.race([...both, flight.logFailed.promise, aborted(signal)]);
   } finally {
     socket.close();
   }
@@ -341,7 +344,7 @@ class Flight {
   #highest = 0;
   #answer = Promise.withResolvers<void>();
   #logged = Promise.resolve();
-  readonly failed = Promise.withResolvers<never>(); // to log
+  readonly logFailed = Promise.withResolvers<never>();
 
   constructor(readonly options: PingOptions) {}
 
@@ -354,7 +357,7 @@ class Flight {
       this.#sent[seq] = performance.now();
       trips.sent++;
       const asking = ask(this.options, probe(seq, size));
-      await asking.catch((error) => failures.push(error)); // it may recover
+      await asking.catch((error) => failures.push(error)); // the next may go
     }
     const end = performance.now() + timeout;
     const expected = count - failures.length;
@@ -385,7 +388,7 @@ class Flight {
       this.#answer.resolve();
       // Nothing waits for the log: slow output is not a slow server.
       this.#logged = this.#logged.then(() => log(seq, milliseconds));
-      this.#logged.catch(this.failed.reject);
+      this.#logged.catch(this.logFailed.reject);
     }
   }
 
@@ -463,8 +466,8 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const { quiet, host } = options;
   const port = parsePort(options.port ?? `${PORT}`);
   const lose = parseNumber(options, "lose", 0, [0, 100]);
-  const chance = Math.floor(1e6 * Math.random());
-  const seed = parseNumber(options, "seed", chance, [0, 1e6]);
+  const anySeed = Math.floor(1e6 * Math.random());
+  const seed = parseNumber(options, "seed", anySeed, [0, 1e6]);
   const socket = listenUdp(port, host);
   await announce(socket.addr as Deno.NetAddr, quiet);
   const lineLog = quiet ? undefined : limited(log);
@@ -497,7 +500,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false; // what is sent says nothing
+  if (trace) trace.quotes = false; // the bytes of round trips say nothing
   const rest = { interval, timeout, signal, trips, log: show };
   try {
     await ping({ socket, to, count, size, ...rest });

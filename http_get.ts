@@ -1,17 +1,18 @@
 #!/usr/bin/env -S deno run --allow-net --allow-read --allow-write --allow-env=DENO_TLS_CA_STORE
 /**
  * A client for HTTP/1.1 (RFC 9110, RFC 9112), by hand over a socket. Asking for
- * a page takes a few lines of text; the art is in the answer. TCP has no
+ * a page takes a few lines of text. The hard part is the answer: TCP has no
  * message boundaries, so the header section has to say where the body ends.
  * `frame` lists the five ways, and `-v` shows which one it was.
  *
  * Try it in two terminals:
  *
- *     nc -l 8080                                   you are the server
+ *     nc -l 8080                                   # you are the server
  *
- *     deno run -A http_get.ts -v localhost:8080    the request appears in the
- *         first terminal. Type an answer there: "HTTP/1.1 200 OK", an empty
- *         line, some text, then Ctrl-C
+ *     deno run -A http_get.ts -v localhost:8080
+ *
+ * The request appears in the first terminal. Type an answer there: "HTTP/1.1
+ * 200 OK", an empty line, some text, then Ctrl-C.
  *
  * echo_tcp.ts shows the same stream of bytes without a protocol on top.
  *
@@ -19,8 +20,15 @@
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, complain, connect, counted, Failure } from "./utils.ts";
-import { type Log, output, parseNumber, parseSeconds } from "./utils.ts";
-import { reason, refuseUnknown, run, screen, timeLimit } from "./utils.ts";
+import { type Log, output, parseFamily, parseNumber } from "./utils.ts";
+import {
+  parseSeconds,
+  reason,
+  refuseUnknown,
+  run,
+  screen,
+  timeLimit,
+} from "./utils.ts";
 import { type Trace, VERSION, writeAll } from "./utils.ts";
 
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
@@ -29,8 +37,8 @@ const LF = 10;
 const RULE = "RFC 9112 6.3, rule";
 
 /**
- * The protocol: sends a request and reads the answer. Where its body ends, the
- * header section says.
+ * The protocol: sends a request and reads the answer. The header section says
+ * where the body ends.
  */
 export async function get(
   conn: Pick<Deno.Conn, "read" | "write">,
@@ -43,10 +51,10 @@ export async function get(
   do {
     head = await readHead(reader);
     await answer.head(head);
-  } while (head.status < 200); // 100 Continue, say: the real answer follows
+  } while (head.status < 200); // such as 100 Continue: the real answer follows
   const framing = frame(request.split(" ")[0], head);
   const body = answer.body(head, framing);
-  if (!body) return; // nobody wants it
+  if (!body) return; // a redirect that is followed
   if (framing.isChunked) await passChunks(reader, body, answer.log);
   else await passBytes(reader, framing.length, body);
   await body.end();
@@ -60,6 +68,7 @@ export interface Head {
   text: string; // all of it, as it came
 }
 
+/** A character a byte. TextDecoder's "latin1" is windows-1252 instead. */
 function latin1(bytes: Uint8Array): string {
   return bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
 }
@@ -99,7 +108,10 @@ class BufferedReader {
     return bytes;
   }
 
-  /** The length of the next line with its end; 0 if not all of it has come. */
+  /**
+   * The length of the next line with its end; 0 if not all of it has come. The
+   * first `searched` bytes are known to have no line end.
+   */
   lineLength(searched = 0): number {
     const buffer = this.#buffer;
     let place = this.#start + searched;
@@ -107,7 +119,7 @@ class BufferedReader {
     return place < this.#end ? place + 1 - this.#start : 0;
   }
 
-  /** Waits until a line has come. Throws a {@linkcode Failure} of 18 or 63. */
+  /** Waits until a line has come. Throws a {@linkcode Failure}: 18, 56, 63. */
   async needLine(where: string): Promise<void> {
     for (let searched = 0; searched < MOST_HEAD;) {
       if (this.lineLength(searched) > 0) return;
@@ -122,7 +134,7 @@ class BufferedReader {
   async fill(): Promise<boolean> {
     if (this.length === 0 || this.#end === this.#buffer.length) {
       this.#buffer.copyWithin(0, this.#start, this.#end);
-      this.#end = this.length;
+      this.#end = this.length; // while #start is still the old one
       this.#start = 0;
     }
     try {
@@ -176,7 +188,7 @@ async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
     if (!reader.lineLength()) await reader.needLine(where);
-    const isLast = lineEnd(reader, 0) > 0;
+    const isLast = lineEnd(reader, 0) > 0; // an empty line
     const line = latin1(reader.take(reader.lineLength()));
     size += Math.max(60, line.length); // a short line costs memory, too
     lines.push(line);
@@ -185,25 +197,29 @@ async function readSection(reader: BufferedReader, where: string) {
   throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
 }
 
-/** Whether a line has nothing but its end, CR LF or LF. */
+/** Adds a field, or the rest of one that is folded. */
 function addField(fields: Head["fields"], line: string): void {
   const last = fields.at(-1);
   if (last && /^[ \t]/.test(line)) { // folded: the value goes on
     last[1] = trim(`${last[1]} ${trim(line)}`);
     return;
   }
+  // A name has no spaces, no control characters and no colon.
   const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/) ?? [];
   if (!name) throw notField(line);
   fields.push([name, trim(value)]);
 }
 
 function notField(line: string): Failure {
-  return new Failure(8, `not a header line: "${line.slice(0, 60)}"`);
+  return new Failure(
+    8,
+    `not a line of a header section: "${line.slice(0, 60)}"`,
+  );
 }
 
 /** Without spaces and tabs around it. (trim() takes bytes above 127, too.) */
 function trim(text: string): string {
-  return text.match(/[^ \t](.*[^ \t])?/)?.[0] ?? "";
+  return text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
 }
 
 /** The values of all fields of a name. */
@@ -234,7 +250,8 @@ export interface Framing {
  * - `Content-Length`: after that many bytes (rule 6)
  * - neither of these: where the server closes (rule 8)
  *
- * Throws a {@linkcode Failure} of 8 for a length that is none (rule 5).
+ * Throws a {@linkcode Failure} of 8 for a Content-Length that is not one number
+ * (rule 5).
  */
 export function frame(method: string, head: Head): Framing {
   const { status } = head;
@@ -259,8 +276,8 @@ export function frame(method: string, head: Head): Framing {
     return { length: Infinity, why };
   }
   const length = /^\d+$/.test(lengths[0]) ? Number(lengths[0]) : NaN;
-  const isOne = new Set(lengths).size === 1;
-  if (isOne && length <= Number.MAX_SAFE_INTEGER) {
+  const areSame = new Set(lengths).size === 1;
+  if (areSame && length <= Number.MAX_SAFE_INTEGER) {
     return { length, why: `${length} bytes, by Content-Length (${RULE} 6)` };
   }
   const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
@@ -297,10 +314,10 @@ async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
     const size = takeChunkSize(reader);
     log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
     if (size === 0) break;
-    const isHere = size <= reader.length && body.gather(reader.peek(size));
-    if (isHere) reader.skip(size);
-    else await passBytes(reader, size, body);
-    if (!reader.lineLength()) await needLine();
+    if (size <= reader.length && body.gather(reader.peek(size))) {
+      reader.skip(size);
+    } else await passBytes(reader, size, body);
+    if (!reader.lineLength()) await needLine(); // the line end after the data
     const end = lineEnd(reader, 0);
     if (!end) {
       throw new Failure(56, `a chunk does not end after its ${size} bytes`);
@@ -373,11 +390,11 @@ export class BufferedWriter {
   /** Takes the bytes, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length >= 64 * 1024) { // large enough, and not worth a copy
-      await this.end();
+      await this.end(); // what came before
       await this.target(bytes);
     } else if (!this.gather(bytes)) {
       await this.#writing;
-      this.flush();
+      this.flush(); // then the other buffer has room
       this.gather(bytes);
     }
   }
@@ -395,7 +412,7 @@ export class BufferedWriter {
     this.#writing.catch(this.failed);
   }
 
-  /** Waits until all is written. */
+  /** Waits until all is written. More may follow. */
   async end(): Promise<void> {
     this.flush();
     while (this.#writing) await this.#writing;
@@ -404,7 +421,7 @@ export class BufferedWriter {
 
 type Engine = import("node:zlib").Gunzip;
 
-/** Decodes gzip or deflate. It passes on no byte that was not sent. */
+/** Decodes gzip or deflate. Of a damaged body, it passes on what is good. */
 class Decoder implements Body {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
@@ -412,7 +429,7 @@ class Decoder implements Body {
   constructor(readonly coding: string, readonly output: Body) {}
 
   gather(): boolean {
-    return false;
+    return false; // decoding has to be waited for
   }
 
   /** Throws a {@linkcode Failure} of 61. */
@@ -426,11 +443,11 @@ class Decoder implements Body {
       await new Promise((resolve) => engine.write(slice, resolve));
       start += engine.bytesWritten - before;
       const error: Error & { code?: string } | null = engine.errored;
-      const isOver = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
+      const isMore = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
       // A gzip body may go on with another member: RFC 1952 2.2.
-      const isMember = isOver && this.coding.endsWith("gzip");
-      if (isMember) this.#engine = undefined;
-      await this.#pass(isMember ? null : error);
+      const isNextMember = isMore && this.coding.endsWith("gzip");
+      if (isNextMember) this.#engine = undefined;
+      await this.#pass(isNextMember ? null : error);
     }
   }
 
@@ -468,8 +485,8 @@ class Decoder implements Body {
       await this.output.write(bytes);
       // A used buffer is freed at once: the collector would let many pile up.
       const { buffer, byteOffset, length } = bytes;
-      const isUsed = byteOffset + length === buffer.byteLength;
-      if (isUsed) (buffer as ArrayBuffer).transfer(0);
+      const isUsedUp = byteOffset + length === buffer.byteLength;
+      if (isUsedUp) (buffer as ArrayBuffer).transfer(0);
     }
     if (!error) return;
     throw new Failure(61, `the ${this.coding} coding is damaged`, error);
@@ -492,7 +509,7 @@ export class Answer {
   readonly log: Log | undefined;
   readonly output: BufferedWriter;
   #progress: Progress;
-  #heads = 0; // bytes of header sections
+  #headBytes = 0; // of all header sections
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
@@ -504,8 +521,8 @@ export class Answer {
 
   /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
   async head({ text }: Head): Promise<void> {
-    this.#heads += text.length;
-    if (this.#heads > 20 * MOST_HEAD) {
+    this.#headBytes += text.length;
+    if (this.#headBytes > 20 * MOST_HEAD) {
       throw new Failure(63, "too many interim (1xx) responses");
     }
     const { include, head, write } = this.options;
@@ -523,8 +540,8 @@ export class Answer {
     }
     this.log?.(`body: ${why}`);
     if (fail && status >= 400) {
-      const reason = head.reason.slice(0, 90);
-      throw new Failure(22, `the server answers ${status} ${reason}`.trim());
+      const phrase = head.reason.slice(0, 90);
+      throw new Failure(22, `the server answers ${status} ${phrase}`.trim());
     }
     if (max && length > max && length < Infinity) {
       throw new Failure(63, `too large: ${counted(length, "byte")}`);
@@ -561,7 +578,7 @@ export function parseURL(text: string): URL {
   const url = URL.parse(`${scheme ?? "http"}://${rest}`);
   // URL takes `http:///a` for http://a, 5 for 0.0.0.5, and drops line ends.
   const isOdd = /\p{Cc}|^[/\\]|^https?:[/\\]/iu.test(rest);
-  const isNumber = /^([^/?#]*@)?\d+([:/?#]|$)/.test(rest);
+  const isNumber = /^([^/?#]*@)?\d+\.?([:/?#\\]|$)/.test(rest);
   if (url && !isOdd && !isNumber) return url;
   throw new Failure(3, `"${text}" is not a URL: http://HOST[:PORT]/PATH`);
 }
@@ -600,7 +617,7 @@ export function redirect(from: URL, location: string): URL {
   if (from.protocol === "https:" && to.protocol === "http:") {
     throw new Failure(1, "refused to follow a redirect from https to http");
   }
-  to.username = ""; // whether they are sent, the origin decides
+  to.username = ""; // those of the first URL are sent, to its origin
   to.password = "";
   return to;
 }
@@ -626,12 +643,12 @@ export function request(
     ["Authorization", isHome ? authorization(options.url) : undefined],
   ];
   const names = given.map(([name]) => name.toLowerCase());
-  const host = names.indexOf("host"); // only one is sent
+  const host = names.indexOf("host"); // of several, the first is sent
   const lines = [
     ...own.filter(([name]) => !names.includes(name.toLowerCase())),
     ...given.filter((_, i) => names[i] !== "host" || i === host),
   ].filter(([, value]) => value !== undefined)
-    .map(([name, value]) => `${name}: ${value}`.trimEnd());
+    .map(([name, value]) => value ? `${name}: ${value}` : `${name}:`);
   // Unlike url.search, this keeps a question mark at the end.
   const [, target] = url.href.match(/^\w+:\/\/[^/]*([^#]*)/)!;
   const line = `${head ? "HEAD" : "GET"} ${target} HTTP/1.${http1 ? 0 : 1}`;
@@ -641,14 +658,14 @@ export function request(
 /** The user and the password of a URL, byte for byte: RFC 7617. */
 function authorization({ username, password }: URL): string | undefined {
   if (!username && !password) return undefined;
-  const unescape = (_: string, hex: string) =>
+  const toByte = (_: string, hex: string) =>
     String.fromCharCode(parseInt(hex, 16));
-  const text = `${username}:${password}`.replace(/%([\da-f]{2})/gi, unescape);
+  const text = `${username}:${password}`.replace(/%([\da-f]{2})/gi, toByte);
   return `Basic ${btoa(text)}`;
 }
 
 /** Connects, with TLS for https. Throws a {@linkcode Failure}. */
-async function open(url: URL, options: Options) {
+async function openSocket(url: URL, options: Options) {
   const isSecure = url.protocol === "https:";
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
   const port = Number(url.port || (isSecure ? 443 : 80));
@@ -660,8 +677,8 @@ async function open(url: URL, options: Options) {
     const tls = await Deno.startTls(tcp, { hostname, caCerts });
     signal.addEventListener("abort", () => tls[Symbol.dispose]());
     await tls.handshake();
-    const answer = ["<ServerHello, Certificate, Finished", ">Finished"];
-    trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...answer);
+    const segments = ["<ServerHello, Certificate, Finished", ">Finished"];
+    trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...segments);
     return tls;
   } catch (error) {
     const why = reason(error)
@@ -681,17 +698,18 @@ async function open(url: URL, options: Options) {
 
 /** Asks for one URL. Returns where it redirects to, if that is followed. */
 async function exchange(url: URL, options: Options): Promise<string> {
-  using socket = await open(url, options);
+  using socket = await openSocket(url, options);
   const conn = options.trace ? options.trace.stream(socket) : socket;
-  // When the output fails, closing ends a read that may wait for ever.
+  // When the output fails, closing ends a read that may wait forever.
   const answer = new Answer(options, () => socket[Symbol.dispose]());
   try {
     await get(conn, request(url, options), answer);
+    conn.close();
   } catch (error) {
-    await answer.output.end(); // if this throws, that was the cause
+    options.trace?.event("closed");
+    await answer.output.end(); // throws the cause, if it was the output
     throw error;
   }
-  conn.close();
   return answer.location;
 }
 
@@ -723,6 +741,7 @@ export async function download(options: Options): Promise<void> {
     await Promise.race([following, aborted(stop.signal)]);
   } finally {
     signal.removeEventListener("abort", abort); // it may live on
+    stop.abort(); // closes what is still open
   }
 }
 
@@ -730,19 +749,12 @@ function unwritable(what: string, error: unknown): Failure {
   return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-/** Writes all of the bytes. To a file it is done at once: threads cost time. */
-function writer(
-  name: string,
-  write: (bytes: Uint8Array) => number | Promise<number>,
-): Write {
-  return async (bytes) => {
-    try {
-      let sent = 0;
-      while (sent < bytes.length) sent += await write(bytes.subarray(sent));
-    } catch (error) {
+/** Writes all of the bytes. Files are written synchronously: it is faster. */
+function writer(name: string, to: Parameters<typeof writeAll>[0]): Write {
+  return (bytes) =>
+    writeAll(to, bytes).catch((error) => {
       throw unwritable(name, error);
-    }
-  };
+    });
 }
 
 async function writeToTerminal(bytes: Uint8Array): Promise<void> {
@@ -755,8 +767,9 @@ async function writeToTerminal(bytes: Uint8Array): Promise<void> {
 async function standardOutput(): Promise<Write> {
   if (Deno.stdout.isTerminal()) return writeToTerminal;
   const { state } = await Deno.permissions.query({ name: "read" });
-  if (state !== "granted") return output; // without asking for more
+  if (state !== "granted") return output; // else Deno would ask for it
   // Deno takes it for a success to write to what is open for reading only.
+  // The flags are octal, and the lowest two bits are 0 for reading.
   const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
   if (/^flags:\s*\d*[04]$/m.test(flags)) {
     throw unwritable("the output", new Error("it is open for reading only"));
@@ -764,7 +777,7 @@ async function standardOutput(): Promise<Write> {
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
   const isQuick = info?.isFile || info?.isCharDevice;
   if (!isQuick) return output;
-  return writer("the output", (bytes) => Deno.stdout.writeSync(bytes));
+  return writer("the output", { write: (part) => Deno.stdout.writeSync(part) });
 }
 
 /** The file of -o. It is written under another name until it is complete. */
@@ -778,16 +791,18 @@ class OutputFile implements AsyncDisposable {
     readonly kind: "part" | "in place" | "device",
     readonly part = "", // its name so far
   ) {
-    const put = (bytes: Uint8Array) =>
-      kind === "device" ? file.write(bytes) : file.writeSync(bytes);
-    this.#put = writer(path, put);
+    const quick = { write: (part: Uint8Array) => file.writeSync(part) };
+    this.#put = writer(path, kind === "device" ? file : quick);
   }
 
   /** Throws a {@linkcode Failure} of 23. */
-  static async open(path: string): Promise<OutputFile> {
+  static async open(path: string, signal: AbortSignal): Promise<OutputFile> {
     try {
-      const isNew = await Deno.stat(path).then(() => false, () => true);
-      const file = await Deno.open(path, { write: true, create: true });
+      const old = await Deno.stat(path).catch(() => undefined);
+      const opening = Deno.open(path, { write: true, create: true });
+      // A FIFO waits for its other end. A file is not left half made.
+      const waits = old && !old.isFile ? [aborted(signal)] : [];
+      const file = await Promise.race([opening, ...waits]);
       const info = await file.stat();
       if (!info.isFile) return new OutputFile(path, file, "device");
       const target = await Deno.realPath(path); // a link stays one
@@ -797,10 +812,11 @@ class OutputFile implements AsyncDisposable {
         return new OutputFile(target, file, "in place");
       }
       file.close();
-      if (isNew) await Deno.remove(target); // until it is complete
+      if (!old) await Deno.remove(target); // until it is complete
       const opened = await Deno.open(part, { write: true });
       return new OutputFile(target, opened, "part", part);
     } catch (error) {
+      signal.throwIfAborted();
       throw unwritable(path, error);
     }
   }
@@ -814,7 +830,7 @@ class OutputFile implements AsyncDisposable {
 
   /** Puts it where it belongs. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
-    await this.write(new Uint8Array(0)); // nothing may have come
+    await this.write(new Uint8Array(0)); // if no byte came, this empties it
     this.file.close(); // Windows renames nothing that is open
     try {
       if (this.part) await Deno.rename(this.part, this.path);
@@ -863,22 +879,22 @@ async function refuseMount(path: string, link: string): Promise<void> {
 /** How a download is getting on. */
 class Progress {
   done = 0; // bytes of the body
-  total = Infinity; // if it is not known
+  total = Infinity; // not known
   readonly #started = performance.now();
 
   /** `12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left` */
   toString(): string {
     const { done, total } = this;
     const milliseconds = performance.now() - this.#started;
-    const round = (count: number) => Math.ceil(count).toLocaleString("en");
-    const parts = [`${round(done / 1000)} kB`];
+    const format = (count: number) => Math.ceil(count).toLocaleString("en");
+    const parts = [`${format(done / 1000)} kB`];
     if (total < Infinity) {
-      parts[0] += ` of ${round(total / 1000)} kB`;
-      parts.push(`${Math.floor(100 * done / (total || 1))}%`);
+      parts[0] += ` of ${format(total / 1000)} kB`;
+      parts.push(`${total ? Math.floor(100 * done / total) : 100}%`);
     }
-    parts.push(`${round(done / milliseconds)} kB/s`);
+    parts.push(`${format(done / milliseconds)} kB/s`);
     const left = milliseconds * (total - done) / done / 1000; // seconds
-    if (left > 0 && left < Infinity) parts.push(`${round(left)} s left`);
+    if (left > 0 && left < Infinity) parts.push(`${format(left)} s left`);
     return parts.join("  ");
   }
 }
@@ -957,17 +973,15 @@ function check(given: ReturnType<typeof parse>) {
   if (!text) {
     throw new Failure(2, "missing URL (example: http_get localhost:8080)");
   }
-  if (another) throw new Failure(2, `unexpected argument "${another}"`);
-  if (given.ipv4 && given.ipv6) {
-    throw new Failure(2, "-4 and -6 cannot be combined");
+  if (another !== undefined) {
+    throw new Failure(2, `unexpected argument "${another}"`);
   }
-  const ipv4 = given.ipv4 ? 4 : undefined;
   const max = Number.MAX_SAFE_INTEGER;
   return {
     ...given,
     url: parseURL(text),
     headers: given.header.map(parseHeader),
-    family: given.ipv6 ? 6 : ipv4,
+    family: parseFamily(given),
     "max-redirs": parseNumber(given, "max-redirs", 20, [0, max]),
     "max-filesize": parseNumber(given, "max-filesize", 0, [0, max]),
     "max-time": parseSeconds(given, "max-time"),
@@ -993,31 +1007,33 @@ async function readAuthorities(file: string): Promise<string> {
   }
 }
 
-/** Opens what the options name. A FIFO makes this wait for its other end. */
-async function prepare({ cacert, output: path = "-" }: Given) {
-  const caCerts = cacert ? [await readAuthorities(cacert)] : [];
-  if (path === "-" || path === "/dev/stdout") return { caCerts };
-  const file = await OutputFile.open(path);
-  if (!file.file.isTerminal()) return { caCerts, file };
+async function openOutput({ output: path = "-", signal }: Task) {
+  if (path === "-" || path === "/dev/stdout") return undefined;
+  const file = await OutputFile.open(path, signal);
+  if (!file.file.isTerminal()) return file;
   throw new Failure(23, `${path} is a terminal: leave out -o`);
 }
 
-async function client(task: Given & Pick<Options, "signal" | "trace">) {
+type Task = Given & Pick<Options, "signal" | "trace">;
+
+async function client(task: Task): Promise<void> {
   // Unless this is set, Deno trusts only the authorities on its own list.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  const ready = await Promise.race([prepare(task), aborted(task.signal)]);
-  await using file = ready.file;
+  const reading = task.cacert && readAuthorities(task.cacert);
+  const authorities = await Promise.race([reading, aborted(task.signal)]);
+  await using file = await openOutput(task);
   const write = file
     ? (bytes: Uint8Array) => file.write(bytes)
     : await standardOutput();
   const progress = new Progress();
   const isShown = file && !task.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  await download({ ...task, caCerts: ready.caCerts, write, progress });
+  const caCerts = authorities ? [authorities] : [];
+  await download({ ...task, caCerts, write, progress });
   await file?.keep();
 }
 
@@ -1037,5 +1053,5 @@ export function main(args: string[]): Promise<number> {
   });
 }
 
-// Deno.exitCode would wait for a write that nobody takes: exit now.
+// Deno would wait for a write whose reader has stopped: exit now.
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -73,7 +73,7 @@ export function counted(count: number, thing: string): string {
 
 /** Writes all of the bytes: a single `write` may take only some of them. */
 export async function writeAll(
-  to: Pick<Deno.Conn, "write">,
+  to: { write(bytes: Uint8Array): number | Promise<number> },
   bytes: Uint8Array,
 ): Promise<void> {
   let sent = 0;
@@ -211,6 +211,13 @@ export function parsePort(text: string): number {
 
 const MAPPED = /^::ffff:(?=\d+\.)/i; // an IPv4 address, as IPv6 has it
 
+/** Reads -4 and -6. Throws a {@linkcode Failure} of 2 for both. */
+export function parseFamily({ ipv4, ipv6 }: Given): 4 | 6 | undefined {
+  if (ipv4 && ipv6) throw new Failure(2, "-4 and -6 cannot be combined");
+  if (ipv4) return 4;
+  return ipv6 ? 6 : undefined;
+}
+
 /** Splits `HOST`, `HOST:PORT` and `[IPV6]:PORT`. */
 function splitHost(text: string): [host: string, port?: string] {
   const brackets = text.match(/^\[(.*)\](?::(.*))?$/);
@@ -232,10 +239,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const url = URL.parse(`ws://${bracketed}`); // it knows what a host is,
   const isOdd = /^\d*$|[/?#@\\\]\s]/.test(host); // but makes 5 into 0.0.0.5
   if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
-  if (given.ipv4 && given.ipv6) {
-    throw new Failure(2, "-4 and -6 cannot be combined");
-  }
-  const family = [4, 6].find((version) => given[`ipv${version}`]);
+  const family = parseFamily(given);
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
   return { hostname, family, port: ports.length ? parsePort(ports[0]) : usual };
 }
@@ -313,17 +317,23 @@ export function needsUnstableNet(what: string): void {
 /** A UDP socket, as far as the protocols need it. */
 export type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 
+/** Asks the system for the address of a server over UDP. */
+export async function resolveUdp(target: Target): Promise<string> {
+  const addresses = await resolve(target);
+  // UDP cannot tell whether anybody listens: one address is tried, IPv4 first.
+  const ipv4 = addresses.find((address) => !address.includes(":"));
+  const hostname = ipv4 ?? addresses[0];
+  // These mean this machine, which answers from 127.0.0.1 or ::1.
+  const own: Record<string, string> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
+  return own[hostname] ?? hostname;
+}
+
 /** Opens a UDP socket to ask a server. Throws a {@linkcode Failure}. */
 export async function openUdp(
   target: Target,
 ): Promise<{ socket: Socket; to: Deno.NetAddr }> {
   needsUnstableNet("UDP");
-  const addresses = await resolve(target);
-  // UDP cannot tell whether anybody listens: one address is tried, IPv4 first.
-  let hostname = addresses.find((each) => !each.includes(":")) ?? addresses[0];
-  // These mean this machine, which answers from 127.0.0.1 or ::1.
-  if (hostname === "0.0.0.0") hostname = "127.0.0.1";
-  if (hostname === "::") hostname = "::1";
+  const hostname = await resolveUdp(target);
   const to = { transport: "udp", hostname, port: target.port } as const;
   const any = hostname.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });

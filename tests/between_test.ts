@@ -410,6 +410,17 @@ async function fates(port: number, seed: number): Promise<string[]> {
   return [...lines].map(([line]) => line);
 }
 
+test("answers over UDP come back from 0.0.0.0, too", async () => {
+  await using server = await serve("echo_udp");
+  await using between = await relay("-u", `0.0.0.0:${server.port}`);
+  const socket = openUdp();
+  const to = { transport: "udp", hostname: "127.0.0.1" } as const;
+  await socket.send(bytes("hello"), { ...to, port: between.port });
+  const [answer] = await soon(socket.receive(), "the answer");
+  assertEquals(text(answer), "hello");
+  socket.close();
+});
+
 test("--seed makes the same happen again; another one does not", async () => {
   const port = unusedPort(); // nobody answers
   const first = await fates(port, 4);

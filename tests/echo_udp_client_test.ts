@@ -181,6 +181,17 @@ test("the client's own pauses and slow output are no silence", async () => {
   assertEquals([error, back.length], [undefined, 80_004]);
 });
 
+test("slow output is no silence, of answers that come twice too", async () => {
+  await using server = new Actor(async (datagram, reply) => {
+    await reply(datagram);
+    await reply(datagram);
+  });
+  const slow = () => delay(300);
+  const lines = [bytes("a\nb\n")];
+  const { error } = await talking(server, lines, { timeout: 200, slow });
+  assertEquals(error, undefined);
+});
+
 test("the client reads on only as answers come back", async () => {
   await using server = mute();
   let lines = 0;

@@ -147,6 +147,7 @@ test("http_get refuses headers that are none, or that smuggle", () => {
   }
   assertEquals(parseHeader("A:\tb\tc: d "), ["A", "b\tc: d"]);
   assertEquals(parseHeader("A: bücher"), ["A", "bücher"]);
+  assertEquals(parseHeader("A: b\u2028c"), ["A", "b\u2028c"]);
 });
 
 test("http_get takes a URL without http://, and refuses what is none", () => {
@@ -164,7 +165,14 @@ test("http_get takes a URL without http://, and refuses what is none", () => {
   }
   const bad = ["http://", "http:///a", "http://a b/", "http://a:99999/", "/a"];
   bad.push("http://a:b/", "http://[::1/", "//a", "?", "http:/a", "HTTP:\\\\a");
-  bad.push("https:/user:key@a/b", "5", "1313:80", "http://u:p@5/");
+  bad.push(
+    "https:/user:key@a/b",
+    "5",
+    "5.",
+    "5\\a",
+    "1313:80",
+    "http://u:p@5/",
+  );
   bad.push("http://a/\r\nHost: b", "http://a/\n", "http://a\0/", "\nhttp://a/");
   for (const each of bad) assertEquals(status(() => parseURL(each)), 3, each);
   for (const each of ["ftp://a/", "file:///etc/passwd", "javascript://a"]) {
@@ -592,6 +600,7 @@ test("http_get refuses a bad command line before anything is sent", async () => 
   const bad: [status: number, says: RegExp, ...args: string[]][] = [
     [2, /missing URL \(example: http_get localhost:8080\)/],
     [2, /unexpected argument "b"/, url, "b"],
+    [2, /unexpected argument ""/, url, ""],
     [2, /unknown option --locatoin/, "--locatoin", url],
     [2, /unknown option -A/, "-A", "x", url],
     [2, /--o(utput)? needs a value/, url, "-o"],

@@ -93,6 +93,32 @@ test("http_get shows the exchange with -v, on stderr, in 80 columns", async () =
   ]);
 });
 
+test("http_get -v shows that it closed, though the answer was bad", async () => {
+  await using server = new RawServer("HTTP/1.1 404 Not Found\r\n\r\noops");
+  const args = ["-vf", server.url().href];
+  const { code, stderr } = await run("http_get", args);
+  assertEquals(code, 22);
+  assertMatch(
+    stderr,
+    / \* closed\nhttp_get: the server answers 404 Not Found\n$/,
+  );
+});
+
+test(
+  "http_get -o leaves nothing behind, whenever the time is over",
+  UNIX,
+  async () => {
+    using dir = folder();
+    await using server = new RawServer((conn) => hold(conn));
+    const url = server.url().href;
+    for (let ms = 1; ms <= 12; ms++) {
+      const args = ["-o", `${dir.path}/a`, "-m", `${ms / 1000}`, url];
+      const { code } = await run("http_get", args);
+      assertEquals([code, dir.names()], [28, []], `${ms} ms`);
+    }
+  },
+);
+
 test(
   "http_get ends quietly when nobody reads its output any more",
   UNIX,

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
 import type { Header } from "../http_get.ts";
 import { Failure } from "../utils.ts";
-import { missing, run, soon, test } from "./helpers.ts";
+import { setTimeout as delay } from "node:timers/promises";
+import { missing, repeat, run, soon, test } from "./helpers.ts";
 import { collect, folder, hold, RawServer, write } from "./http_servers.ts";
 
 const HI = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -137,6 +138,20 @@ test(
     }
   },
 );
+
+test("a download that finds no trust leaves no descriptor open", {
+  ignore: TLS.ignore || Deno.build.os !== "linux",
+}, async () => {
+  using authority = new Authority();
+  await using server = new RawServer(HI, authority.listen("here"));
+  const url = server.url("/", "https");
+  const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
+  assertEquals((await collect({ url })).code, 60);
+  const before = descriptors();
+  for (let i = 0; i < 20; i++) await collect({ url });
+  const open = () => descriptors() <= before + 3; // the server's close later
+  await repeat(() => delay(10), open, "the descriptors to be closed");
+});
 
 test(
   "http_get follows redirects into TLS without secrets, and none out of it",

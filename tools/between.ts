@@ -22,7 +22,7 @@ import { random } from "../echo_udp.ts";
 import { aborted, announce, counted, delay, Failure } from "../utils.ts";
 import { formatAddress, limited, log, parseNumber } from "../utils.ts";
 import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
-import { resolve, run, type Trace } from "../utils.ts";
+import { resolveUdp, run, type Trace } from "../utils.ts";
 
 const MOST_CLIENTS = 100; // over UDP, where nobody says that it leaves
 const SILENCE = 60_000; // milliseconds, after which a client is dropped
@@ -64,9 +64,9 @@ async function relayTcp(client: Socket, relay: Relay): Promise<void> {
   trace?.tcp("", ">SYN");
   server.on("connect", () => {
     trace?.tcp(`${name} connected`, "<SYN, ACK", ">ACK");
-    // A pipe reads no faster than it can write, and half-closes in the end.
-    client.pipe(pieces(relay, { mark: ">", name, trace })).pipe(server);
-    server.pipe(pieces(relay, { mark: "<", name, trace })).pipe(client);
+    // A pipe reads no faster than it can write. Its end is a half-close.
+    client.pipe(pieces(relay, { mark: ">", name, trace }, server)).pipe(server);
+    server.pipe(pieces(relay, { mark: "<", name, trace }, client)).pipe(client);
   });
   passReset(client, server, { mark: ">", name, trace });
   passReset(server, client, { mark: "<", name, trace });
@@ -84,7 +84,7 @@ function passReset(from: Socket, to: Socket, { mark, name, trace }: Way) {
 }
 
 /** Cuts a stream into pieces, delays them, and shows them. */
-function pieces({ chop, wait }: Relay, way: Way): Transform {
+function pieces({ chop, wait }: Relay, way: Way, to: Socket): Transform {
   const { mark, name, trace } = way;
   return new Transform({
     async transform(bytes: Uint8Array, _encoding, done) {
@@ -92,7 +92,9 @@ function pieces({ chop, wait }: Relay, way: Way): Transform {
       if (size < bytes.length) tell(way, bytes, `in pieces of ${chop}`);
       if (wait) tell(way, bytes, `delayed by ${wait} ms`);
       for (let start = 0; start < bytes.length; start += size) {
-        if (chop || wait) await delay(wait || 1); // else they are joined again
+        // Without a pause, the system would join the pieces again.
+        if (chop || wait) await delay(wait || 1);
+        if (to.destroyed) break; // it was reset meanwhile
         const piece = bytes.subarray(start, start + size);
         trace?.data(mark, piece, `${name} `);
         this.push(piece);
@@ -119,7 +121,7 @@ export function relayUdp(listener: dgram.Socket, relay: Relay): void {
     const client = clients.get(name) ?? peer(listener, hostname, port);
     clients.set(name, client);
     if (isNew) join(client, name, relay, () => clients.delete(name));
-    client.push(question);
+    if (client.readableLength < 1000) client.push(question); // else it is lost
   });
 }
 
@@ -159,7 +161,7 @@ function chance(relay: Relay, way: Way): Transform {
   return new Transform({
     objectMode: true,
     async transform(datagram: Uint8Array, _encoding, done) {
-      done(); // the next datagram does not wait for this one
+      done(); // the next datagram does not wait; push() works later, too
       const isLost = happens(relay.lose);
       const isDouble = happens(relay.double);
       const isHeld = happens(relay.swap);
@@ -276,15 +278,14 @@ async function work(options: Options, signal: AbortSignal, trace?: Trace) {
   const faults = parseFaults(options);
   const target = parseServer(options._);
   const transport = options.udp ? "udp" : "tcp";
+  const address = await resolveUdp({ ...target, signal, trace });
+  // Over TCP, Node tries all addresses of a name.
+  const hostname = options.udp ? address : target.hostname;
+  const server = { hostname, port: target.port };
   const usual = target.port + 1000; // if it is free
   const listener = options.port
     ? await open(transport, parsePort(options.port))
     : await open(transport, usual).catch(() => open(transport, 0));
-  const addresses = await resolve({ ...target, signal, trace });
-  const ipv4 = addresses.find((address) => !address.includes(":"));
-  // Over TCP, Node tries all addresses of a name.
-  const hostname = options.udp ? ipv4 ?? addresses[0] : target.hostname;
-  const server = { hostname, port: target.port };
   if (trace) trace.peer = formatAddress(server);
   const relay = { server, film: filming(trace), silence: SILENCE, ...faults };
   const over = Promise.withResolvers<void>();
@@ -294,8 +295,8 @@ async function work(options: Options, signal: AbortSignal, trace?: Trace) {
     await relayTcp(client, relay);
     if (options.once) over.resolve();
   });
-  const { address, port } = listener.address() as net.AddressInfo;
-  await announce({ transport, hostname: address, port }, false);
+  const own = listener.address() as net.AddressInfo;
+  await announce({ ...own, transport, hostname: own.address }, false);
   aborted(signal).catch(over.resolve); // Ctrl-C is the usual end
   await over.promise;
 }

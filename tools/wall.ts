@@ -373,18 +373,19 @@ function prepare(): void {
 const INTRODUCTION = `# The wall of echo servers
 
 Many people write an echo server as their first network program, and start from
-an example. This page examines such examples, and the echo servers that common
-tools can be. [\`tools/check.ts\`](../tools/check.ts) tries the cases that the
+an example. This page examines such examples, and common tools that can act as
+an echo server. [\`tools/check.ts\`](../tools/check.ts) tries the cases that the
 lessons explain. An example has to be short, and need not handle all of them.
-But people copy examples, and the faults with them.
+But people who copy an example copy its faults too.
 
 \`deno task wall\` writes this page again, with the programs that are installed on
 your machine. The examples are in [\`tools/wall/\`](../tools/wall/). They follow
-the pattern that the source in brackets shows. In the tables a dot is a case that
-passed, and **✗** one that failed. An exclamation mark is a warning, which costs
-no point. A dash is a case that could not be tried. Some programs fail only now
-and then. The cases where this happens are therefore tried several times, and
-count as failed if one attempt fails.
+the pattern that the source in brackets shows. Below each table, a list says
+what the numbers above its columns stand for. In the tables, a dot is a case
+that passed, and **✗** is one that failed. An exclamation mark is a warning,
+which costs no point. A dash is a case that could not be tried. Some programs
+fail a case only now and then. Such cases are tried several times, and count as
+failed if one attempt fails.
 `;
 
 /** Examines all of them, and writes the page. */

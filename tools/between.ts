@@ -36,6 +36,7 @@ const REASONS: Record<string, string> = { // what Node's codes mean
   EADDRINUSE: "it is in use",
   ECONNREFUSED: "connection refused",
   ECONNRESET: "connection reset",
+  EPIPE: "it closed early",
   ETIMEDOUT: "no answer in time",
 };
 const warn = limited(log);

@@ -113,9 +113,15 @@ export class Program {
       this.port = free.addr.port;
     }
     const output = this.run(this.port);
+    const wanted = "a socket that listens";
+    const started = performance.now();
     while (!await isOpen(this.kind.slice(0, 3), this.port)) {
       const hasEnded = await within(output, 20);
-      if (hasEnded) throw new Fault("", "its end", "a socket that listens");
+      if (hasEnded) throw new Fault("", "its end", wanted);
+      const isLate = performance.now() - started > 4000;
+      if (isLate) {
+        throw new Fault("", `nothing listens on port ${this.port}`, wanted);
+      }
     }
   }
 

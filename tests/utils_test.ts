@@ -505,8 +505,8 @@ test("an option without its value is refused, and a value too many", async () =>
     const { value, err } = await captured(running);
     assertEquals([value, err], [2, `tool: ${message}\n`]);
   }
-  const fine = () => run({ ...SCRIPT, parse }, ["-qvv", "-p80"], work);
-  assertEquals((await captured(fine)).value, 0);
+  const args = ["-qvv", "-p80"];
+  assertEquals(await run({ ...SCRIPT, parse }, args, work), 0);
 });
 
 test("a signal stops a run, and leaves the next run alone", {

@@ -180,7 +180,8 @@ async function askUdp(target: Target, wait: number): Promise<Exchange> {
   }
 }
 
-const LOCAL = /^(localhost|127\..*|::1?|0\.0\.0\.0)$/; // this machine
+// "cannot connect to 127.0.0.1:13: connection refused": by this machine.
+const LOCAL = / (127\.[\d.]+|\[::1?\]|0\.0\.0\.0|localhost):13: /;
 
 /**
  * Asks a daytime server, for so many milliseconds. Throws a {@linkcode Failure}
@@ -197,7 +198,7 @@ export async function ask(
   const asking = udp ? askUdp(limit, wait) : askTcp(limit);
   const exchange = await asking.catch((error) => {
     const hint = `try port ${PORT}, where daytime --serve listens`;
-    const isOurs = target.port === DAYTIME && LOCAL.test(target.hostname);
+    const isOurs = LOCAL.test(error.message);
     const isRefused = error instanceof Failure && error.status === 7;
     if (isOurs && isRefused) throw new Failure(7, `${error.message}: ${hint}`);
     if (error instanceof Failure) throw error;

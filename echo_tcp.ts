@@ -49,7 +49,7 @@ export async function echo(
 class Session {
   bytes = 0;
   isWriting = false;
-  readonly started = performance.now();
+  readonly started = Math.floor(performance.now()); // whole: it takes less
   moved = this.started; // when bytes last went back
   ending = ""; // why it ended, unless the client half-closed
 
@@ -84,7 +84,7 @@ class Session {
   /** Closes it. It may be closed already, which close() would not bear. */
   close(ending = ""): void {
     this.ending ||= ending;
-    if (ending) this.trace?.event(`${this.peer} ${ending}`);
+    if (ending === "timed out") this.trace?.event(`${this.peer} ${ending}`);
     this.conn[Symbol.dispose]();
   }
 

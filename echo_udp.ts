@@ -17,8 +17,8 @@
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, announce, counted, delay, Failure } from "./utils.ts";
-import { formatAddress, isSuspect, limited, listenUdp } from "./utils.ts";
-import { type Log, log, openUdp, output } from "./utils.ts";
+import { formatAddress, isClosed, isSuspect, limited } from "./utils.ts";
+import { listenUdp, type Log, log, openUdp, output } from "./utils.ts";
 import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
 import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
 import { type Socket, timeLimit, type Trace } from "./utils.ts";
@@ -90,7 +90,7 @@ class Session {
     if (!this.#mayAnswer(peer)) return Promise.resolve(0);
     const sending = this.socket.send(datagram, to);
     sending.then((length) => this.#count(length, peer), (error) => {
-      this.#warn(`cannot answer: ${reason(error)}`);
+      if (!isClosed(error)) this.#warn(`cannot answer: ${reason(error)}`);
     });
     return sending;
   }

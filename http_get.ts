@@ -579,7 +579,7 @@ export function parseURL(text: string): URL {
   // URL takes `http:///a` for http://a, 5 for 0.0.0.5, and drops line ends.
   const isOdd = /\p{Cc}|^[/\\]|^https?:[/\\]/iu.test(rest);
   const isNumber = /^([^/?#]*@)?\d+\.?([:/?#\\]|$)/.test(rest);
-  if (url && !isOdd && !isNumber) return url;
+  if (url && !isOdd && !isNumber && url.port !== "0") return url;
   throw new Failure(3, `"${text}" is not a URL: http://HOST[:PORT]/PATH`);
 }
 
@@ -799,12 +799,14 @@ class OutputFile implements AsyncDisposable {
   static async open(path: string, signal: AbortSignal): Promise<OutputFile> {
     try {
       const old = await Deno.stat(path).catch(() => undefined);
-      const opening = Deno.open(path, { write: true, create: true });
+      // What is open already, as /dev/stderr, is not ours to replace.
+      const append = /^\/(dev|proc)\//.test(path);
+      const opening = Deno.open(path, { write: true, create: true, append });
       // A FIFO waits for its other end. A file is not left half made.
       const waits = old && !old.isFile ? [aborted(signal)] : [];
       const file = await Promise.race([opening, ...waits]);
       const info = await file.stat();
-      if (!info.isFile) return new OutputFile(path, file, "device");
+      if (!info.isFile || append) return new OutputFile(path, file, "device");
       const target = await Deno.realPath(path); // a link stays one
       const part = await makePart(target, info);
       if (!part) {

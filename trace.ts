@@ -170,7 +170,7 @@ export class Trace {
     const seconds = ((performance.now() - STARTED) / 1000).toFixed(4);
     let line = `${seconds} ${mark} ${printable(text)}`;
     if (bytes && this.level === 1) line += quote(bytes, WIDTH - line.length);
-    complain(line.slice(0, WIDTH), COLORS[mark]);
+    complain(line.slice(0, WIDTH).trimEnd(), COLORS[mark]);
     if (!bytes || this.level === 1) return;
     for (const row of hexdump(bytes)) complain(row, COLORS[mark]);
   }

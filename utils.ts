@@ -12,11 +12,9 @@ export type Trace = import("./trace.ts").Trace;
 export type Log = (line: string) => void;
 
 /**
- * A failure that a user, a peer or the network can cause: a line for people,
- * and an exit status, as curl has it. 1: other, 2: the command line, 3: the
- * URL, 6: the name, 7: connecting, 8: an unintelligible answer, 18: an early
- * end, 23: the output, 28: too late, 52: an empty answer, 56: receiving, 63:
- * too large.
+ * An expected failure: a line for people, and curl's exit status. 2: command
+ * line, 6: name, 7: connecting, 8: strange answer, 18: early end, 23: output,
+ * 28: too late, 56: connection lost, 1: any other.
  */
 export class Failure extends Error {
   constructor(readonly status: number, message: string, cause?: unknown) {
@@ -116,9 +114,12 @@ export async function output(data: Uint8Array | string): Promise<void> {
 
 /** Prints a line of its own on stderr. `style` is CSS, such as a color. */
 export function complain(line: string, style = ""): void {
-  if (screen.midLine && Deno.stderr.isTerminal()) console.error();
-  screen.midLine = false;
-  console.error(`%c${printable(line).replaceAll("%", "%%")}`, style);
+  const text = printable(line).replaceAll("%", "%%");
+  try {
+    if (screen.midLine && Deno.stderr.isTerminal()) console.error();
+    screen.midLine = false;
+    console.error(`%c${text}`, style);
+  } catch { /* The disk is full: nobody can be told. */ }
 }
 
 const unwritten: string[] = [];
@@ -167,7 +168,8 @@ type Given = Record<string, unknown>;
 export function refuse(options: Given, names: string[], why: string): void {
   const unset: unknown[] = [undefined, false];
   const name = names.find((name) => !unset.includes(options[name]));
-  if (name) throw new Failure(2, `--${name} ${why}`);
+  const option = name?.replace(/^(?!ipv)/, "--").replace("ipv", "-");
+  if (option) throw new Failure(2, `${option} ${why}`);
 }
 
 /** Reads a whole number within bounds. Throws a {@linkcode Failure} of 2. */
@@ -241,7 +243,9 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
   const family = parseFamily(given);
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
-  return { hostname, family, port: ports.length ? parsePort(ports[0]) : usual };
+  const number = ports.length ? parsePort(ports[0]) : usual;
+  if (number === 0) throw new Failure(2, "nobody listens on port 0");
+  return { hostname, family, port: number };
 }
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
@@ -342,7 +346,7 @@ export async function openUdp(
 
 /**
  * Opens a server's socket. Without a host, it serves both IPv6 and IPv4, where
- * the system can. Throws a {@linkcode Failure} of 1.
+ * the system can. Throws a {@linkcode Failure}: 1, 2 or 6.
  */
 export function listen<T>(
   open: (at: { hostname: string; port: number }) => T,
@@ -350,6 +354,8 @@ export function listen<T>(
   host = Deno.build.os === "windows" ? "0.0.0.0" : undefined,
 ): T {
   const at = { hostname: host ?? "::", port };
+  const noHost = `"${host}" is not a host`;
+  if (/^\d+$/.test(at.hostname)) throw new Failure(2, noHost); // 5 is 0.0.0.5
   try {
     return open(at);
   } catch (error) {
@@ -362,10 +368,14 @@ export function listen<T>(
       const free = `try --port ${port + 1300}`;
       throw new Failure(1, `port ${port} needs more rights: ${free}`);
     }
+    if (error instanceof URIError) throw new Failure(2, noHost, error);
+    if (/failed to lookup/.test((error as Error).message)) {
+      throw new Failure(6, `cannot resolve ${host}: no such name`, error);
+    }
     const isDenied = error instanceof NotCapable; // Deno's own permissions
     if (!host && !isDenied) return listen(open, port, "0.0.0.0"); // no IPv6
     const message = `cannot listen on ${formatAddress(at)}: ${reason(error)}`;
-    throw new Failure(error instanceof URIError ? 2 : 1, message, error);
+    throw new Failure(1, message, error);
   }
 }
 
@@ -435,17 +445,24 @@ export class RoundTrips {
     const times = this.times.toSorted((a, b) => a - b);
     const { sent, odd } = this;
     const received = times.length;
-    const lossPercent = sent ? 100 * (1 - received / sent) : 0;
+    const rounded = (value: number) => Number(value.toFixed(3));
     const mean = (values: number[]) =>
       values.reduce((sum, value) => sum + value, 0) / received;
-    const avgMs = mean(times);
-    const mdevMs = Math.sqrt(mean(times.map((time) => (time - avgMs) ** 2)));
+    const average = mean(times);
+    const squares = times.map((time) => (time - average) ** 2);
     const percentile = (percent: number) =>
-      times[Math.max(1, Math.ceil(percent * received / 100)) - 1] ?? NaN;
+      rounded(
+        times[Math.max(1, Math.ceil(percent * received / 100)) - 1] ?? NaN,
+      );
     return {
-      ...{ sent, received, lossPercent, ...odd },
-      ...{ minMs: percentile(0), avgMs, maxMs: percentile(100), mdevMs },
-      ...{ p50Ms: percentile(50), p90Ms: percentile(90) },
+      ...{ sent, received, ...odd },
+      lossPercent: sent ? rounded(100 * (1 - received / sent)) : 0,
+      minMs: percentile(0),
+      avgMs: rounded(average),
+      maxMs: percentile(100),
+      mdevMs: rounded(Math.sqrt(mean(squares))),
+      p50Ms: percentile(50),
+      p90Ms: percentile(90),
       p99Ms: percentile(99),
     };
   }
@@ -547,6 +564,7 @@ function abortOnSignals(stop: AbortController): Disposable {
       // timeout(1) sends its signal twice, within milliseconds.
       if (performance.now() - first > 20) Deno.exit(status);
       first = Math.min(first, performance.now());
+      if (name === "SIGINT") screen.midLine = true; // behind the ^C
       stop.abort(new Failure(status, ""));
     };
     Deno.addSignalListener(name, abort);

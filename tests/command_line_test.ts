@@ -273,6 +273,7 @@ each(SERVERS, "refuses for a server what is a client's", async (script) => {
     [["--host", ""], "host"],
     [["--host", "a b"], "a b"],
     [["--host", "127.0.0.1:80"], "127.0.0.1:80"],
+    [["--host", "5"], '"5" is not a host'],
   ];
   for (const [args, offender] of cases) {
     const words = [...script.serve!, ...args];

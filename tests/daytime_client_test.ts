@@ -186,7 +186,7 @@ test("daytime refuses a bad command line, before anything is sent", async () => 
     [["--serve", "--json"], "--json is a client option: leave out --serve"],
     [["--serve", "--raw"], "--raw is a client option: leave out --serve"],
     [["--serve", "-w", "1"], "--timeout is a client option"],
-    [["--serve", "-6"], "--ipv6 is a client option"],
+    [["--serve", "-6"], "-6 is a client option"],
     [["--serve", "--reuse-port"], "unknown option --reuse-port"],
   ];
   for (const [args, words] of cases) {

@@ -150,6 +150,21 @@ test("http_get -o writes into a mounted file, and says so", {
   assertEquals(Deno.readTextFileSync(`${dir.path}/outside`), "hi");
 });
 
+test(
+  "http_get -o adds to a log that is open as its stderr",
+  LINUX,
+  async () => {
+    using dir = folder();
+    const log = `${dir.path}/log`;
+    await using server = new RawServer(HI);
+    const script = `{ echo before >&2; "$@"; echo after >&2; } 2>>"$0"`;
+    const args = [log, ...COMMAND, "-so", "/dev/stderr", server.url().href];
+    await using shell = new Running("sh", ["-c", script, ...args]);
+    assertEquals((await shell.finish()).code, 0);
+    assertEquals(Deno.readTextFileSync(log), "before\nhiafter\n");
+  },
+);
+
 /** Takes root's rights away: then others' files are others'. */
 const PLAIN = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
 const OTHER = {

@@ -15,7 +15,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { hexdump, quote, type Stream, Trace } from "../trace.ts";
 import { printable } from "../utils.ts";
 import { bytes, captured, LINUX, missing, pair, pipe } from "./helpers.ts";
-import { random, receive, repeat, reset, run, send, serve } from "./helpers.ts";
+import { random, receive, repeat, reset, ROOT, run } from "./helpers.ts";
+import { Running, send, serve } from "./helpers.ts";
 import { serveOnce, serveResets, soon, temporary } from "./helpers.ts";
 import { terminal, test, text, unusedPort } from "./helpers.ts";
 
@@ -111,6 +112,17 @@ test("a datagram that cannot be sent is shown as that", async () => {
     traced.close();
   });
   assertMatch(err, /> 65508 bytes .*\n[\d.]+ \* not sent: message too long\n/);
+});
+
+test("a full disk under the trace changes nothing else", {
+  ignore: !LINUX,
+}, async () => {
+  await using server = await serve("echo_tcp");
+  const args = ["-c", 'echo hi | "$@" 2>/dev/full', "sh", Deno.execPath()];
+  args.push("run", "-A", "echo_tcp.ts", "-v", `127.0.0.1:${server.port}`);
+  await using shell = new Running("sh", args, { cwd: ROOT });
+  const { code, stdout } = await shell.finish();
+  assertEquals([code, stdout], [0, "hi\n"]);
 });
 
 test("bytes are quoted so that each can be told from every other", () => {

@@ -225,7 +225,7 @@ test("a host has its port as a word, or behind a colon", () => {
     [["localhost"], "localhost", 7],
     [["localhost", "80"], "localhost", 80],
     [["localhost:http"], "localhost", 80],
-    [["127.0.0.1:0"], "127.0.0.1", 0],
+    [["127.0.0.1:1"], "127.0.0.1", 1],
     [["::1"], "::1", 7],
     [["::1", "80"], "::1", 80],
     [["fe80::1:2"], "fe80::1:2", 7],
@@ -256,6 +256,7 @@ test("what is no host is refused, and named", () => {
   }
   assertEquals(failure(() => target("a", "1", "2"))[0], 2);
   assertEquals(failure(() => target("a:1", "2"))[0], 2);
+  assertEquals(failure(() => target("a", "0"))[0], 2);
   assertEquals(failure(() => target("-4", "-6", "a"))[0], 2);
 });
 

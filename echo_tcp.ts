@@ -31,7 +31,7 @@ const LONGEST = 2 ** 31 - 1; // milliseconds that a timer can take
 export async function echo(
   conn: Pick<Deno.Conn, "read" | "write">,
 ): Promise<void> {
-  let buffer = new Uint8Array(128); // small, as most connections are idle
+  let buffer = new Uint8Array(64); // small, as most connections are idle
   for (;;) {
     const length = await conn.read(buffer);
     if (length === null) return; // half-closed: the peer sends no more

@@ -149,7 +149,7 @@ test("daytime believes only the server asked, and shows who else sends", async (
     await socket.receive(); // the question is repeated all the same
     await socket.send(bytesOf(OURS), from);
   })();
-  const client = await cli(["-u", "-v", "-w", 1, "127.0.0.1", port]);
+  const client = await cli(["-u", "-v", "127.0.0.1", port]);
   await soon(serving, "the question, twice");
   socket.close();
   forger.close();

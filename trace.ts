@@ -25,7 +25,6 @@ const isDumb = Deno.permissions.querySync(TERM).state === "granted" &&
 const COLORS = isDumb
   ? { "*": "", ">": "", "<": "" }
   : { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
-const STARTED = performance.now();
 const WIDTH = 80; // columns
 const MOST_EVENTS = 149; // in a diagram: Mermaid draws 50,000 characters
 
@@ -75,6 +74,7 @@ interface Diagram {
 export class Trace {
   peer = "server"; // who is asked
   quotes = true; // in the diagram; the bytes of round trips say nothing
+  #started = performance.now();
 
   /** `level` is how many `-v` there were; `file` is where the diagram goes. */
   constructor(
@@ -90,6 +90,7 @@ export class Trace {
     if (names[0] === this.name) names[0] = name; // that one draws nothing
     const trace = new Trace(name, this.level, undefined, this.diagram);
     trace.peer = this.peer;
+    trace.#started = this.#started;
     return trace;
   }
 
@@ -167,7 +168,7 @@ export class Trace {
   /** Prints a line within 80 columns; with -vv, all of the bytes under it. */
   #print(mark: Mark, text: string, bytes?: Uint8Array): void {
     if (this.level === 0) return;
-    const seconds = ((performance.now() - STARTED) / 1000).toFixed(4);
+    const seconds = ((performance.now() - this.#started) / 1000).toFixed(4);
     let line = `${seconds} ${mark} ${printable(text)}`;
     if (bytes && this.level === 1) line += quote(bytes, WIDTH - line.length);
     complain(line.slice(0, WIDTH).trimEnd(), COLORS[mark]);

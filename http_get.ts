@@ -88,7 +88,8 @@ class BufferedReader {
 
   /** The byte at this place; undefined if it has not come. */
   at(place: number): number | undefined {
-    return place < this.length ? this.#buffer[this.#start + place] : undefined;
+    const index = this.#start + place;
+    return index < this.#end ? this.#buffer[index] : undefined;
   }
 
   /** Returns what has come, up to `most` bytes. It is good until `fill`. */

@@ -613,7 +613,7 @@ test("echo_udp goes on when the disk of its log is full", {
   const mount = `mount -t tmpfs -o size=4k tmpfs ${folder.path}`;
   await using net = await Namespace.make(`ip link set lo up && ${mount}`);
   const log = `${folder.path}/log`;
-  const line = `"$0" run -A echo_udp.ts --host 127.0.0.1 >${log} 2>&1`;
+  const line = `exec "$0" run -A echo_udp.ts --host 127.0.0.1 >${log} 2>&1`;
   await using server = net.start("sh", "-c", line, Deno.execPath());
   const wait = `until grep -q listening ${log}; do sleep 0.02; done`;
   const fill = `head -c 9000 /dev/zero >${folder.path}/rest`;
@@ -625,7 +625,7 @@ test("echo_udp goes on when the disk of its log is full", {
     const { code, stdout, stderr } = await client.finish();
     assertEquals([code, stdout, stderr], [0, "hello", ""]);
   }
-  server.kill(); // the shell; the namespace ends the rest
+  server.kill();
 });
 
 test("echo_udp serves, and asks localhost, where IPv6 is disabled", {

@@ -17,8 +17,9 @@ import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, accept, announce, connect, counted, delay } from "./utils.ts";
 import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
 import { limited, listen, listenUdp, type Log, log } from "./utils.ts";
-import { openUdp, output, parsePort, parseSeconds } from "./utils.ts";
-import { parseTarget, reason, refuse, refuseUnknown, run } from "./utils.ts";
+import { needsUnstableNet, openUdp, output, parsePort } from "./utils.ts";
+import { parseSeconds, parseTarget, reason, refuse } from "./utils.ts";
+import { refuseUnknown, run } from "./utils.ts";
 import { type Target, timeLimit, type Trace, writeAll } from "./utils.ts";
 
 const DAYTIME = 13; // the port of RFC 867
@@ -355,6 +356,7 @@ export async function serve(
 
 /** Opens a port for TCP and UDP. Port 0: one that is free for both. */
 function openPort(port: number, host?: string) {
+  needsUnstableNet("UDP"); // before a port is taken
   for (let tries = 1;; tries++) {
     const listener = listen((at) => Deno.listen(at), port, host);
     try {

@@ -84,7 +84,6 @@ class Session {
   /** Closes it. It may be closed already, which close() would not bear. */
   close(ending = ""): void {
     this.ending ||= ending;
-    if (ending === "timed out") this.trace?.event(`${this.peer} ${ending}`);
     this.conn[Symbol.dispose]();
   }
 
@@ -161,7 +160,9 @@ export async function serve(options: ServeOptions) {
 function closeIdle(sessions: Set<Session>, timeout: number): void {
   const now = performance.now();
   for (const session of sessions) {
-    if (now - session.moved >= timeout) session.close("timed out");
+    if (now - session.moved < timeout) continue;
+    session.trace?.event(`${session.peer} timed out`);
+    session.close("timed out");
   }
 }
 

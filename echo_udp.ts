@@ -16,9 +16,9 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { aborted, announce, counted, delay, Failure } from "./utils.ts";
-import { formatAddress, isClosed, isSuspect, limited } from "./utils.ts";
-import { listenUdp, type Log, log, openUdp, output } from "./utils.ts";
+import { aborted, announce, type Asking, counted, delay } from "./utils.ts";
+import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
+import { limited, listenUdp, type Log, log, openUdp, output } from "./utils.ts";
 import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
 import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
 import { type Socket, timeLimit, type Trace } from "./utils.ts";
@@ -179,12 +179,6 @@ async function drain(total: Count): Promise<void> {
     before = total.datagrams;
     await delay(50);
   }
-}
-
-/** Where a client sends from, and whom it asks. */
-interface Asking {
-  socket: Socket;
-  to: Deno.NetAddr;
 }
 
 /** What {@linkcode talk} is told. `timeout` is milliseconds. */

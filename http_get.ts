@@ -21,15 +21,8 @@
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, complain, connect, counted, Failure } from "./utils.ts";
 import { type Log, output, parseFamily, parseNumber } from "./utils.ts";
-import {
-  parseSeconds,
-  reason,
-  refuseUnknown,
-  run,
-  screen,
-  timeLimit,
-} from "./utils.ts";
-import { type Trace, VERSION, writeAll } from "./utils.ts";
+import { parseSeconds, reason, refuseUnknown, run } from "./utils.ts";
+import { screen, timeLimit, type Trace, VERSION, writeAll } from "./utils.ts";
 
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
 const CR = 13;
@@ -120,10 +113,14 @@ class BufferedReader {
     return place < this.#end ? place + 1 - this.#start : 0;
   }
 
-  /** Waits until a line has come. Throws a {@linkcode Failure}: 18, 56, 63. */
-  async needLine(where: string): Promise<void> {
+  /**
+   * Waits until a line has come, and returns its length. Throws a
+   * {@linkcode Failure}: 18, 56 or 63.
+   */
+  async needLine(where: string): Promise<number> {
     for (let searched = 0; searched < MOST_HEAD;) {
-      if (this.lineLength(searched) > 0) return;
+      const length = this.lineLength(searched);
+      if (length > 0) return length;
       searched = this.length;
       if (await this.fill()) continue;
       throw new Failure(18, `the server closed ${where}`);
@@ -188,9 +185,9 @@ function foreign(text: string): Failure {
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
-    if (!reader.lineLength()) await reader.needLine(where);
+    const length = reader.lineLength() || await reader.needLine(where);
     const isLast = lineEnd(reader, 0) > 0; // an empty line
-    const line = latin1(reader.take(reader.lineLength()));
+    const line = latin1(reader.take(length));
     size += Math.max(60, line.length); // a short line costs memory, too
     lines.push(line);
     if (isLast) return lines;
@@ -212,10 +209,8 @@ function addField(fields: Head["fields"], line: string): void {
 }
 
 function notField(line: string): Failure {
-  return new Failure(
-    8,
-    `not a line of a header section: "${line.slice(0, 60)}"`,
-  );
+  const start = line.slice(0, 60);
+  return new Failure(8, `not a line of a header section: "${start}"`);
 }
 
 /** Without spaces and tabs around it. (trim() takes bytes above 127, too.) */

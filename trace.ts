@@ -127,8 +127,8 @@ export class Trace {
   }
 
   /** The same connection, traced. */
-  stream(conn: Stream, who = ""): Stream {
-    return new TracedStream(this, conn, who);
+  stream(conn: Stream): Stream {
+    return new TracedStream(this, conn, "");
   }
 
   /** A connection that was accepted, traced. */

@@ -168,8 +168,9 @@ type Given = Record<string, unknown>;
 export function refuse(options: Given, names: string[], why: string): void {
   const unset: unknown[] = [undefined, false];
   const name = names.find((name) => !unset.includes(options[name]));
-  const option = name?.replace(/^(?!ipv)/, "--").replace("ipv", "-");
-  if (option) throw new Failure(2, `${option} ${why}`);
+  if (name === undefined) return;
+  const letters: Record<string, string> = { ipv4: "-4", ipv6: "-6" };
+  throw new Failure(2, `${letters[name] ?? `--${name}`} ${why}`);
 }
 
 /** Reads a whole number within bounds. Throws a {@linkcode Failure} of 2. */
@@ -321,10 +322,9 @@ export function needsUnstableNet(what: string): void {
 /** A UDP socket, as far as the protocols need it. */
 export type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 
-/** Asks the system for the address of a server over UDP. */
-export async function resolveUdp(target: Target): Promise<string> {
+/** Asks the system for one address to try, IPv4's first. */
+export async function resolveOne(target: Target): Promise<string> {
   const addresses = await resolve(target);
-  // UDP cannot tell whether anybody listens: one address is tried, IPv4 first.
   const ipv4 = addresses.find((address) => !address.includes(":"));
   const hostname = ipv4 ?? addresses[0];
   // These mean this machine, which answers from 127.0.0.1 or ::1.
@@ -332,12 +332,17 @@ export async function resolveUdp(target: Target): Promise<string> {
   return own[hostname] ?? hostname;
 }
 
+/** Where a client over UDP sends from, and whom it asks. */
+export interface Asking {
+  socket: Socket;
+  to: Deno.NetAddr;
+}
+
 /** Opens a UDP socket to ask a server. Throws a {@linkcode Failure}. */
-export async function openUdp(
-  target: Target,
-): Promise<{ socket: Socket; to: Deno.NetAddr }> {
+export async function openUdp(target: Target): Promise<Asking> {
   needsUnstableNet("UDP");
-  const hostname = await resolveUdp(target);
+  // UDP cannot tell whether anybody listens, so one address has to do.
+  const hostname = await resolveOne(target);
   const to = { transport: "udp", hostname, port: target.port } as const;
   const any = hostname.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ ...to, hostname: any, port: 0 });

@@ -22,7 +22,7 @@ import { random } from "../echo_udp.ts";
 import { aborted, announce, counted, delay, Failure } from "../utils.ts";
 import { formatAddress, limited, log, parseNumber } from "../utils.ts";
 import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
-import { resolveUdp, run, type Trace } from "../utils.ts";
+import { resolveOne, run, type Trace } from "../utils.ts";
 
 const MOST_CLIENTS = 100; // over UDP, where nobody says that it leaves
 const SILENCE = 60_000; // milliseconds, after which a client is dropped
@@ -279,7 +279,7 @@ async function work(options: Options, signal: AbortSignal, trace?: Trace) {
   const faults = parseFaults(options);
   const target = parseServer(options._);
   const transport = options.udp ? "udp" : "tcp";
-  const address = await resolveUdp({ ...target, signal, trace });
+  const address = await resolveOne({ ...target, signal, trace });
   // Over TCP, Node tries all addresses of a name.
   const hostname = options.udp ? address : target.hostname;
   const server = { hostname, port: target.port };

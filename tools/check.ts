@@ -9,7 +9,7 @@
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { setTimeout as delay } from "node:timers/promises";
 import { aborted, counted, Failure, output, parsePort } from "../utils.ts";
-import { reason, refuseUnknown, resolve, run } from "../utils.ts";
+import { reason, refuseUnknown, resolveOne, run } from "../utils.ts";
 import { type Case, EXAMS } from "./check_cases.ts";
 import { Fault, Program, within } from "./check_program.ts";
 
@@ -137,8 +137,7 @@ async function locate(options: Options, signal: AbortSignal): Promise<Target> {
   if (!port || more[0] || exam === "http_get") {
     throw new Failure(2, `${exam} needs a command, or HOST PORT: see --help`);
   }
-  const all = await resolve({ hostname: host, port: 0, signal });
-  const hostname = all.find((address) => !address.includes(":")) ?? all[0];
+  const hostname = await resolveOne({ hostname: host, port: 0, signal });
   return [hostname, parsePort(port), []];
 }
 

@@ -15,7 +15,7 @@ import {
 } from "jsr:@std/assert@^1";
 import { programName, SCRIPTS } from "../tools/compile.ts";
 import { VERSION } from "../utils.ts";
-import { type Finished, ROOT, Running, test } from "./helpers.ts";
+import { type Finished, freshCache, ROOT, Running, test } from "./helpers.ts";
 
 const WINDOWS = Deno.build.os === "windows";
 const EXE = WINDOWS ? ".exe" : "";
@@ -60,13 +60,12 @@ function isDenortMissing(): boolean {
 }
 const ignore = isDenortMissing();
 
+const RIGHTS = ["--no-prompt", "--allow-read", "--allow-write", "--allow-run"];
 let compiling: Promise<Finished> | undefined;
 
 /** Compiles the programs; the first test that needs them has it done. */
 function compile(): Promise<Finished> {
-  const rights = ["--allow-read", "--allow-write", "--allow-run"];
-  const script = ["tools/compile.ts", "--output", programs];
-  const args = ["run", "--no-prompt", ...rights, ...script];
+  const args = ["run", ...RIGHTS, "tools/compile.ts", "--output", programs];
   compiling ??= new Running(DENO, args, { cwd: ROOT }).finish(50);
   return compiling;
 }
@@ -157,10 +156,56 @@ test("deno task compile refuses a platform that is unknown", async () => {
   const { code, stderr } = await new Running(DENO, words, options).finish();
   assertEquals(code, 2);
   const complaint =
-    /^compile: unknown target pdp-11: .*x86_64-pc-windows-msvc\r?\n$/;
+    /^compile: unknown target pdp-11: .*aarch64-pc-windows-msvc\r?\n$/;
   assertMatch(stderr, complaint);
   const made = [...Deno.readDirSync(elsewhere)].map(({ name }) => name);
   assert(!made.includes("pdp-11"));
+});
+
+test("deno task compile says in a line that a runtime is to be downloaded", {
+  ignore,
+}, async () => {
+  await compile(); // which installs the bundler
+  const cache = Deno.makeTempDirSync({ dir: elsewhere });
+  const env = {
+    ...ENV,
+    ...await freshCache(cache, DENO),
+    HTTPS_PROXY: "http://127.0.0.1:9", // nobody is there
+  };
+  const script = ["tools/compile.ts", "--output", cache];
+  const options = { cwd: ROOT, clearEnv: true, env };
+  const args = ["run", ...RIGHTS, ...script];
+  const { code, stdout, stderr } = await new Running(DENO, args, options)
+    .finish(30);
+  assertEquals([code, stdout], [1, ""]);
+  const lines = stderr.trimEnd().split(/\r?\n/);
+  assertEquals(lines[0], "compile: downloading Deno's runtime, denort");
+  const why =
+    /^compile: cannot compile daytime\.ts for \S+: denort, its runtime, has to be downloaded first: .*refused/i;
+  assertMatch(lines[1], why);
+  assertEquals(lines.length, 2, stderr);
+});
+
+test("deno task compile says in a line what cannot be bundled", async () => {
+  const cwd = Deno.makeTempDirSync({ dir: elsewhere });
+  for (const folder of ["tools", "mirror"]) Deno.mkdirSync(`${cwd}/${folder}`);
+  const mirror = [...Deno.readDirSync(new URL("mirror", ROOT))];
+  const files = [
+    ...["deno.json", "utils.ts", "trace.ts", "tools/compile.ts"],
+    ...mirror.map(({ name }) => `mirror/${name}`),
+  ];
+  for (const file of files) {
+    Deno.copyFileSync(new URL(file, ROOT), `${cwd}/${file}`);
+  }
+  Deno.writeTextFileSync(`${cwd}/daytime.ts`, 'import "./missing.ts";\n');
+  const args = ["run", ...RIGHTS, "tools/compile.ts"];
+  const options = { cwd, env: { NO_COLOR: "1" } };
+  const { code, stdout, stderr } = await new Running(DENO, args, options)
+    .finish(30);
+  assertEquals([code, stdout], [1, ""]);
+  const why =
+    /^compile: cannot bundle daytime\.ts: Module not found ".*missing\.ts"\.\r?\n$/;
+  assertMatch(stderr, why);
 });
 
 test("the programs tell their version and their usage", {

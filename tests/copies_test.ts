@@ -10,7 +10,14 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
-import { type Finished, receive, ROOT, Running, send } from "./helpers.ts";
+import {
+  type Finished,
+  freshCache,
+  receive,
+  ROOT,
+  Running,
+  send,
+} from "./helpers.ts";
 import { bytes, test, text, WINDOWS } from "./helpers.ts";
 
 const DENO = Deno.execPath();
@@ -112,15 +119,6 @@ async function works(
   return done;
 }
 
-/** A cache of Deno's without the scripts; npm's packages are in it. */
-async function freshCache(): Promise<Record<string, string>> {
-  const { stdout } = await finished(new Running(DENO, ["info", "--json"]));
-  const cache = await folder();
-  const type = WINDOWS ? { type: "junction" } as const : undefined;
-  await Deno.symlink(JSON.parse(stdout).npmCache, `${cache}/npm`, type);
-  return { DENO_DIR: cache, NO_COLOR: "1" };
-}
-
 interface Package {
   exports: Record<string, string>;
   manifest: Record<string, unknown>;
@@ -180,7 +178,7 @@ function site(): Deno.HttpServer<Deno.NetAddr> {
 test("a copied script needs utils.ts only, where JSR is reached", async () => {
   await using jsr = await registry();
   const url = `http://127.0.0.1:${jsr.addr.port}/`;
-  const env = { ...await freshCache(), JSR_URL: url };
+  const env = { ...await freshCache(await folder()), JSR_URL: url };
   await Promise.all(NAMES.map(async (name) => {
     const cwd = await copy(`${name}.ts`, "utils.ts");
     await works(name, starter(name, ["-A"], { cwd, env }), []);
@@ -250,7 +248,7 @@ test("a copied script says in one line which flag it needs", async () => {
 test("each script runs from a URL", async () => {
   await using server = site();
   await using jsr = await registry();
-  const env = await freshCache();
+  const env = await freshCache(await folder());
   const url = `http://127.0.0.1:${server.addr.port}`;
   // As told for networks without JSR, and as anywhere else.
   const ways = [

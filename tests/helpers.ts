@@ -7,6 +7,11 @@
 import { assertEquals } from "jsr:@std/assert@^1";
 import { connect, createServer, type Socket } from "node:net";
 
+if (Deno.permissions.querySync({ name: "run" }).state !== "granted") {
+  console.error("The tests need all permissions. Run: deno task test");
+  Deno.exit(1);
+}
+
 /** The root of the project. */
 export const ROOT = new URL("..", import.meta.url);
 const ROOT_PATH = `${import.meta.dirname}/..`;
@@ -325,6 +330,14 @@ export async function serve(
     (await server.until(/listening on \w+:\/\/\S+:(\d+)\n/))[1],
   );
   return Object.assign(server, { port });
+}
+
+/** Makes a folder Deno's cache, with the packages of npm alone in it. */
+export async function freshCache(folder: string, deno = Deno.execPath()) {
+  const { stdout } = await new Running(deno, ["info", "--json"]).finish();
+  const type = WINDOWS ? { type: "junction" } as const : undefined;
+  await Deno.symlink(JSON.parse(stdout).npmCache, `${folder}/npm`, type);
+  return { DENO_DIR: folder, NO_COLOR: "1" };
 }
 
 /** Whether a program is not installed: for `ignore`. Throws in CI then. */

@@ -5,6 +5,7 @@
 import {
   assert,
   assertEquals,
+  assertLess,
   assertMatch,
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
@@ -108,6 +109,19 @@ test("every change is tested on Linux, macOS and Windows", () => {
   assertStringIncludes(command(CI, "linux", "test"), ".ci/run");
 });
 
+test("every change is tested with the packages of JSR, too", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  using rehearsal = new Rehearsal();
+  const leave = command(CI, "official", "leave the mirror");
+  assertEquals((await rehearsal.sh(leave)).code, 0);
+  const left = Deno.readTextFileSync(`${rehearsal.folder}/deno.json`);
+  const { importMap, ...rest } = JSON.parse(read("deno.json"));
+  assert(importMap);
+  assertEquals(JSON.parse(left), rest);
+  assertMatch(command(CI, "official", "test"), / task test$/);
+});
+
 test("a release is what was tested and tried, for all platforms", () => {
   const jobs = Object.entries(RELEASE.jobs);
   assertEquals(RELEASE.on, { push: { tags: ["v*"] } });
@@ -153,22 +167,26 @@ test("every exported name is described", async () => {
   assertEquals(bare.map(({ name }) => name), []);
 });
 
+/** Stands in for a compiled program. */
+function program(name: string): string {
+  const scripts = Object.keys(SCRIPTS);
+  const script = scripts.find((script) => programName(script) === name);
+  const deno = `"${Deno.execPath()}" run -A "${ROOT.pathname}${script}"`;
+  return `#!/bin/sh\nexec ${deno} "$@"\n`;
+}
+
 /** Stands in for `npx deno task compile --target TARGET`. */
-const NPX = `#!/bin/sh
-mkdir -p "bin/$6"
-for name in ${PROGRAMS.join(" ")}; do
-  cp '${ROOT.pathname}LICENSE' "bin/$6/$name"
-done
-`;
+const NPX = '#!/bin/sh\nmkdir -p bin && cp -r programs "bin/$6"\n';
 const GH = '#!/bin/sh\nprintf "%s\\n" "$@"\n';
 
 /** A folder in which the commands of a release run; it is taken away. */
 class Rehearsal implements Disposable {
   readonly folder = Deno.makeTempDirSync({ prefix: "release" });
 
-  constructor() {
-    this.install("npx", NPX);
-    this.install("gh", GH);
+  constructor(text = program) {
+    for (const name of PROGRAMS) this.install("programs", name, text(name));
+    this.install("tools", "npx", NPX);
+    this.install("tools", "gh", GH);
     const files = ["README.md", "CHANGELOG.md", "LICENSE", "deno.json"];
     for (const file of files) this.write(file, read(file));
   }
@@ -177,9 +195,9 @@ class Rehearsal implements Disposable {
     Deno.writeTextFileSync(`${this.folder}/${name}`, text);
   }
 
-  install(name: string, text: string): void {
-    const path = `${this.folder}/tools/${name}`;
-    Deno.mkdirSync(`${this.folder}/tools`, { recursive: true });
+  install(folder: string, name: string, text: string): void {
+    const path = `${this.folder}/${folder}/${name}`;
+    Deno.mkdirSync(`${this.folder}/${folder}`, { recursive: true });
     Deno.writeTextFileSync(path, text, { mode: 0o755 });
   }
 
@@ -218,10 +236,10 @@ class Rehearsal implements Disposable {
 }
 
 const ARCHIVES = TARGETS.map((target) => {
-  const end = target.includes("windows") ? "zip" : "tar.gz";
+  const end = target.includes("windows") ? "zip" : "tar.xz";
   return `sockets-${VERSION}-${target}.${end}`;
 }).sort();
-const ignore = Deno.build.os !== "linux" || missing("zip");
+const ignore = Deno.build.os !== "linux" || ["xz", "7z", "unzip"].some(missing);
 
 test("a release is refused if its tag is not the version", {
   ignore,
@@ -241,7 +259,7 @@ test("a release has an archive of all programs for each platform", {
   const sums = await rehearsal.sh("cut -d' ' -f3 dist/SHA256SUMS");
   assertEquals(sums.stdout.trim().split("\n"), ARCHIVES);
   for (const archive of ARCHIVES) {
-    const list = archive.endsWith("zip") ? "zip -sf" : "tar tzf";
+    const list = archive.endsWith("zip") ? "unzip -Z1" : "tar tJf";
     const { stdout } = await rehearsal.sh(`${list} dist/${archive}`);
     for (const file of [...PROGRAMS, "README.md", "CHANGELOG.md", "LICENSE"]) {
       assertMatch(stdout, new RegExp(`/${file}$`, "m"), archive);
@@ -249,41 +267,44 @@ test("a release has an archive of all programs for each platform", {
   }
 });
 
-/** Packs what stands in for the programs, and lets the workflow try them. */
-async function tryPrograms(text: (name: string) => string) {
-  using rehearsal = new Rehearsal();
-  const name = `sockets-${VERSION}-${TARGETS[0]}`;
-  const folder = `${rehearsal.folder}/${name}`;
-  Deno.mkdirSync(folder);
-  for (const name of PROGRAMS) {
-    Deno.writeTextFileSync(`${folder}/${name}`, text(name), { mode: 0o755 });
-  }
-  const pack = `tar -czf ${name}.tar.gz ${name} && rm -r ${name}`;
-  assertEquals((await rehearsal.sh(pack)).code, 0);
-  return await rehearsal.sh(command(RELEASE, "try", "try"));
+test("programs that are nearly the same make a small archive", {
+  ignore,
+}, async () => {
+  const random = new Uint8Array(500_000).map(() => 256 * Math.random());
+  const same = random.toBase64();
+  using rehearsal = new Rehearsal((name) => `${name}\n${same}`);
+  await rehearsal.build();
+  const archive = ARCHIVES.find((name) => name.endsWith(".tar.xz"));
+  const { size } = Deno.statSync(`${rehearsal.folder}/dist/${archive}`);
+  assertLess(size, 2 * random.length);
+});
+
+/** Unpacks an archive of the release and runs its programs, as it is told. */
+async function tryRelease(text: (name: string) => string, target: string) {
+  using rehearsal = new Rehearsal(text);
+  await rehearsal.build();
+  const script = command(RELEASE, "try", "try");
+  return await rehearsal.sh(script, { TARGET: target }, "dist");
 }
 
-test("a release is published if its programs work", { ignore }, async () => {
-  for (const name of PROGRAMS) {
-    assertMatch(command(RELEASE, "try", "try"), new RegExp(`\\b${name}\\b`));
-  }
-  const deno = `"${Deno.execPath()}" run -A "${ROOT.pathname}`;
-  const done = await tryPrograms((name) => {
-    const file = Object.keys(SCRIPTS).find((file) =>
-      programName(file) === name
-    );
-    return `#!/bin/sh\nexec ${deno}${file}" "$@"\n`;
+for (const target of ["x86_64-unknown-linux-gnu", "x86_64-pc-windows-msvc"]) {
+  test(`a release is published if its programs work: ${target}`, {
+    ignore,
+  }, async () => {
+    for (const name of PROGRAMS) {
+      assertMatch(command(RELEASE, "try", "try"), RegExp(`\\b${name}\\b`));
+    }
+    const done = await tryRelease(program, target);
+    assertEquals(done.code, 0, done.stderr);
   });
-  assertEquals(done.code, 0, done.stderr);
-});
+}
 
 test("a release is not published if a program ends at once", {
   ignore,
 }, async () => {
-  const done = await tryPrograms((name) =>
-    `#!/bin/sh\n[ "$1" = --version ] && echo ${name} ${VERSION}\n`
-  );
-  assertEquals(done.code, 1);
+  const ending = (name: string) =>
+    `#!/bin/sh\n[ "$1" = --version ] && echo ${name} ${VERSION}\n`;
+  assertEquals((await tryRelease(ending, TARGETS[0])).code, 1);
 });
 
 test("a release is published with its notes, and only as it was built", {

@@ -8,13 +8,13 @@
  *     deno task compile
  *     deno task compile --target x86_64-pc-windows-msvc
  *
- * The runtime is downloaded once for each target. The variable `DENORT_BIN` can
- * name a `denort` instead, of the same version as the `deno` that compiles.
+ * The runtime, denort, is downloaded once for each target. The variable
+ * `DENORT_BIN` can name one instead, of the version of the `deno` that compiles.
  *
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { Failure, output, refuseUnknown, run } from "../utils.ts";
+import { complain, Failure, output, refuseUnknown, run } from "../utils.ts";
 
 const NET = "--allow-net"; // any host: the user names it, or a peer asks
 const NEAR = "--allow-sys=networkInterfaces"; // a server's address in the LAN
@@ -45,17 +45,37 @@ export const TARGETS = [
   "x86_64-apple-darwin",
   "aarch64-apple-darwin",
   "x86_64-pc-windows-msvc",
+  "aarch64-pc-windows-msvc",
 ];
 
 const ROOT = new URL("..", import.meta.url);
 
 /** Runs Deno in the project's folder. Throws a {@linkcode Failure} of 1. */
-async function deno(command: string, ...args: string[]): Promise<void> {
-  const io = { stdin: "null", stdout: "null", stderr: "inherit" } as const;
-  const options = { args: [command, "--quiet", ...args], cwd: ROOT, ...io };
+async function deno(what: string, ...args: string[]): Promise<void> {
+  const io = { stdin: "null", stdout: "null", stderr: "piped" } as const;
+  const options = { args, cwd: ROOT, env: { NO_COLOR: "1" }, ...io };
   const child = new Deno.Command(Deno.execPath(), options).spawn();
+  const download = /^Download .*\/denort\b.*/m;
+  let said = "";
+  for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+    const isDownload = !download.test(said) && download.test(said + text);
+    if (isDownload) complain("compile: downloading Deno's runtime, denort");
+    said += text;
+  }
   const { success } = await child.status;
-  if (!success) throw new Failure(1, `deno ${command} ${args.at(-1)} failed`);
+  if (!success) throw new Failure(1, `cannot ${what}: ${why(said)}`);
+}
+
+/** Why Deno failed, in a line: what it says first, and the last cause. */
+function why(said: string): string {
+  const [report] = said.split("\nStack backtrace:");
+  const causes = report.match(/^ {4}(\d+: )?(?!at ).*/gm) ?? [];
+  const cause = causes.at(-1)?.replace(/^ +(\d+: )?/, ": ") ?? "";
+  if (report.includes("Setting up base binary")) {
+    return `denort, its runtime, has to be downloaded first${cause}`;
+  }
+  const [, error = "Deno failed"] = report.match(/^error: (.*)/m) ?? [];
+  return `${error}${cause}`;
 }
 
 /** Compiles a script into a folder. Returns the program's path. */
@@ -65,14 +85,18 @@ async function compile(script: string, folder: string, target: string) {
   const output = `${folder}/${program}`;
   // Without a bundle, all files of all packages would be embedded.
   const bundle = `${folder}/${name}.js`;
-  await deno("bundle", "--platform", "deno", "--output", bundle, script);
+  const bundling = ["bundle", "--platform", "deno", "--output", bundle];
+  // Of what cannot be downloaded, `deno bundle` does not say why.
+  await deno(`bundle ${script}`, "cache", "--no-lock", script);
+  await deno(`bundle ${script}`, ...bundling, script);
   // A code cache would be a file of a known name in a folder that every user
   // of the machine may write to.
   const flags = ["--no-config", "--no-check", "--no-code-cache"];
   const rights = ["--no-prompt", ...SCRIPTS[script]];
   const to = ["--target", target, "--output", output];
+  const what = `compile ${script} for ${target}`;
   try {
-    await deno("compile", ...flags, ...rights, ...to, bundle);
+    await deno(what, "compile", ...flags, ...rights, ...to, bundle);
   } finally {
     await Deno.remove(bundle);
   }
@@ -87,8 +111,9 @@ usage: deno task compile [options]
       --output DIR     put the programs into this folder (bin)
   -h, --help           print this text
 
-targets: ${TARGETS.slice(0, 3).join(", ")},
-         ${TARGETS.slice(3).join(", ")}
+targets: ${TARGETS.slice(0, 2).join(", ")},
+         ${TARGETS.slice(2, 4).join(", ")},
+         ${TARGETS.slice(4).join(", ")}
 `;
 
 function parse(args: string[]) {
@@ -117,9 +142,10 @@ export function main(args: string[]): Promise<number> {
     const wanted = options.output ?? new URL(usual, ROOT);
     await Deno.mkdir(wanted, { recursive: true });
     const folder = await Deno.realPath(wanted);
-    const names = Object.keys(SCRIPTS);
-    const compiling = names.map((name) => compile(name, folder, target));
-    for (const program of await Promise.all(compiling)) {
+    const scripts = Object.keys(SCRIPTS);
+    // One after the other: the first one may install a bundler and a runtime.
+    for (const script of scripts) {
+      const program = await compile(script, folder, target);
       const { size } = await Deno.stat(program);
       await output(`${program} ${(size / 1e6).toFixed(1)} MB\n`);
     }

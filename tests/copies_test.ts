@@ -187,6 +187,17 @@ test("a copied script needs utils.ts only, where JSR is reached", async () => {
   }));
 });
 
+test("a copied script needs --import-map, where only npm is reached", async () => {
+  const unreachable = { JSR_URL: "http://127.0.0.1:9/" };
+  const env = { ...await freshCache(await folder()), ...unreachable };
+  await Promise.all(NAMES.map(async (name) => {
+    const cwd = await copy(`${name}.ts`, "utils.ts");
+    const { code } = await finished(starter(name, ["-A"], { cwd, env })());
+    assertEquals(code, 1, "without the flag");
+    await works(name, starter(name, ["-A", ...MAPPED], { cwd, env }), []);
+  }));
+});
+
 test("a copied script says which file -v needs", async () => {
   await Promise.all(NAMES.map(async (name) => {
     const cwd = await copy(`${name}.ts`, "utils.ts");

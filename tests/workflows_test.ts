@@ -307,6 +307,30 @@ test("a release is not published if a program ends at once", {
   assertEquals((await tryRelease(ending, TARGETS[0])).code, 1);
 });
 
+test("a downloaded archive is checked by the command of the reference", {
+  ignore,
+}, async () => {
+  const [check] = read("docs/reference.md").match(/^sha256sum .*$/m)!;
+  using rehearsal = new Rehearsal();
+  await rehearsal.build();
+  const [archive, ...others] = ARCHIVES;
+  const { folder } = rehearsal;
+  for (const other of others) Deno.removeSync(`${folder}/dist/${other}`);
+  const { code, stdout } = await rehearsal.sh(check, {}, "dist");
+  assertEquals([code, stdout], [0, `${archive}: OK\n`]);
+  rehearsal.write(`dist/${archive}`, "something else");
+  assertEquals((await rehearsal.sh(check, {}, "dist")).code, 1);
+});
+
+test("the reference names the archive of each platform", () => {
+  const reference = read("docs/reference.md");
+  assertStringIncludes(reference, `\`sockets-${VERSION}-\``);
+  for (const archive of ARCHIVES) {
+    const end = archive.replace(`sockets-${VERSION}-`, "");
+    assertStringIncludes(reference, `\`${end}\``);
+  }
+});
+
 test("a release is published with its notes, and only as it was built", {
   ignore,
 }, async () => {

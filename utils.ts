@@ -212,7 +212,7 @@ export function parsePort(text: string): number {
   throw new Failure(2, `"${text}" is not a port: ${range}`);
 }
 
-const MAPPED = /^::ffff:(?=\d+\.)/i; // an IPv4 address, as IPv6 has it
+const MAPPED = /^\[?::ffff:(\d+\.[\d.]+)\]?/i; // IPv4 addresses, as IPv6 has them
 
 /** Reads -4 and -6. Throws a {@linkcode Failure} of 2 for both. */
 export function parseFamily({ ipv4, ipv6 }: Given): 4 | 6 | undefined {
@@ -221,37 +221,26 @@ export function parseFamily({ ipv4, ipv6 }: Given): 4 | 6 | undefined {
   return ipv6 ? 6 : undefined;
 }
 
-/** Splits `HOST`, `HOST:PORT` and `[IPV6]:PORT`. */
-function splitHost(text: string): [host: string, port?: string] {
-  const brackets = text.match(/^\[(.*)\](?::(.*))?$/);
-  if (brackets) return [brackets[1], brackets[2]];
-  const parts = text.split(":");
-  if (parts.length === 2) return [parts[0], parts[1]];
-  return [text]; // a name, or an IPv6 address with its colons
-}
-
 /** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
-  const [text, ...ports] = given._.map(String);
-  const [word, port] = splitHost(text);
-  if (port !== undefined) ports.unshift(port);
-  const [, more] = ports;
+  const [word, ...words] = given._.map(String);
+  const text = word.replace(MAPPED, "$1");
+  const isIPv6 = URL.canParse(`ws://[${text}]`); // no colon begins a port
+  const parts = isIPv6 ? [`[${text}]`] : text.split(/:(?=[^:\]]*$)/);
+  const [host, port = `${usual}`, more] = [...parts, ...words];
   if (more !== undefined) throw new Failure(2, `unexpected argument "${more}"`);
-  const host = word.replace(MAPPED, "");
-  const bracketed = host.includes(":") ? `[${host}]` : host;
-  const url = URL.parse(`ws://${bracketed}`); // it knows what a host is,
-  const isOdd = /^\d*$|[/?#@\\\]\s]/.test(host); // but makes 5 into 0.0.0.5
+  const url = URL.parse(`ws://${host}`); // it knows what a host is,
+  const isOdd = /^\d*$|^[^[]*:|[/?#@\\\s]/.test(host); // but takes 5 for 0.0.0.5
   if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
-  const family = parseFamily(given);
-  const hostname = url.hostname.replace(/^\[|\]$/g, "");
-  const number = ports.length ? parsePort(ports[0]) : usual;
+  const number = parsePort(port);
   if (number === 0) throw new Failure(2, "nobody listens on port 0");
-  return { hostname, family, port: number };
+  const hostname = url.hostname.replace(/^\[|\]$/g, "");
+  return { hostname, port: number, family: parseFamily(given) };
 }
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
 export function formatAddress(at: { hostname: string; port: number }): string {
-  const hostname = at.hostname.replace(MAPPED, "");
+  const hostname = at.hostname.replace(MAPPED, "$1");
   return hostname.includes(":")
     ? `[${hostname}]:${at.port}`
     : `${hostname}:${at.port}`;
@@ -359,28 +348,24 @@ export function listen<T>(
   host = Deno.build.os === "windows" ? "0.0.0.0" : undefined,
 ): T {
   const at = { hostname: host ?? "::", port };
-  const noHost = `"${host}" is not a host`;
-  if (/^\d+$/.test(at.hostname)) throw new Failure(2, noHost); // 5 is 0.0.0.5
   try {
+    if (/^\d+$/.test(at.hostname)) throw new URIError(); // 5 means 0.0.0.5
     return open(at);
   } catch (error) {
-    const { AddrInUse, NotCapable, PermissionDenied } = Deno.errors;
-    if (error instanceof AddrInUse) {
-      const other = "choose another with --port";
-      throw new Failure(1, `port ${port} is in use: ${other}`);
-    }
-    if (error instanceof PermissionDenied) {
-      const free = `try --port ${port + 1300}`;
-      throw new Failure(1, `port ${port} needs more rights: ${free}`);
-    }
-    if (error instanceof URIError) throw new Failure(2, noHost, error);
-    if (/failed to lookup/.test((error as Error).message)) {
+    const { name, message } = error as Error;
+    const hints: Record<string, string> = {
+      AddrInUse: "is in use: choose another with --port",
+      PermissionDenied: `needs more rights: try --port ${port + 1300}`,
+    };
+    if (name in hints) throw new Failure(1, `port ${port} ${hints[name]}`);
+    if (name === "URIError") throw new Failure(2, `"${host}" is not a host`);
+    if (/failed to lookup/.test(message)) {
       throw new Failure(6, `cannot resolve ${host}: no such name`, error);
     }
-    const isDenied = error instanceof NotCapable; // Deno's own permissions
+    const isDenied = name === "NotCapable"; // by Deno's own permissions
     if (!host && !isDenied) return listen(open, port, "0.0.0.0"); // no IPv6
-    const message = `cannot listen on ${formatAddress(at)}: ${reason(error)}`;
-    throw new Failure(1, message, error);
+    const what = `cannot listen on ${formatAddress(at)}`;
+    throw new Failure(1, `${what}: ${reason(error)}`, error);
   }
 }
 
@@ -447,24 +432,22 @@ export class RoundTrips {
   readonly odd: Record<string, number> = {};
 
   toJSON() {
-    const times = this.times.toSorted((a, b) => a - b);
     const { sent, odd } = this;
+    const times = this.times.toSorted((a, b) => a - b);
     const received = times.length;
-    const rounded = (value: number) => Number(value.toFixed(3));
+    const rounded = (value = NaN) => Number(value.toFixed(3)); // NaN: null
+    const percentile = (percent: number) =>
+      rounded(times[Math.ceil(percent * received / 100) - 1]);
     const mean = (values: number[]) =>
       values.reduce((sum, value) => sum + value, 0) / received;
     const average = mean(times);
     const squares = times.map((time) => (time - average) ** 2);
-    const percentile = (percent: number) =>
-      rounded(
-        times[Math.max(1, Math.ceil(percent * received / 100)) - 1] ?? NaN,
-      );
     return {
       ...{ sent, received, ...odd },
       lossPercent: sent ? rounded(100 * (1 - received / sent)) : 0,
-      minMs: percentile(0),
+      minMs: rounded(times[0]),
       avgMs: rounded(average),
-      maxMs: percentile(100),
+      maxMs: rounded(times.at(-1)),
       mdevMs: rounded(Math.sqrt(mean(squares))),
       p50Ms: percentile(50),
       p90Ms: percentile(90),
@@ -522,10 +505,6 @@ export async function run<T extends Options>(
   const stop = new AbortController();
   let trace: Trace | undefined;
   let status = 0;
-  const fail = (thrown: unknown) => {
-    const error = stop.signal.aborted ? stop.signal.reason : thrown;
-    status ||= report(name, error, trace);
-  };
   try {
     const options = parse(args);
     checkValues(options, parse([]));
@@ -537,10 +516,12 @@ export async function run<T extends Options>(
       await work(options, stop.signal, trace);
     }
   } catch (error) {
-    fail(error);
+    status = report(name, stop.signal.reason ?? error, trace);
   }
   const isUsage = status === 2 || status === 3; // then nothing is drawn
-  if (!isUsage) await trace?.write().catch(fail);
+  if (!isUsage) {
+    await trace?.write().catch((error) => status ||= report(name, error));
+  }
   if (writing) await Promise.race([writing, delay(500)]); // of the log
   return status;
 }
@@ -582,10 +563,9 @@ function abortOnSignals(stop: AbortController): Disposable {
 function isHangupIgnored(): boolean {
   const path = "/proc/self/status";
   const { state } = Deno.permissions.querySync({ name: "read", path });
+  const mask = /^SigIgn:.*[13579bdf]$/m; // hexadecimal; its last bit is SIGHUP
   try { // Without a permission, Deno would ask for it.
-    const status = state === "granted" ? Deno.readTextFileSync(path) : "";
-    // The mask is hexadecimal, and its lowest bit is SIGHUP.
-    if (status) return /^SigIgn:.*[13579bdf]$/m.test(status);
+    if (state === "granted") return mask.test(Deno.readTextFileSync(path));
   } catch { /* no Linux, or not all permissions, which /proc needs */ }
   const streams = [Deno.stdin, Deno.stdout, Deno.stderr];
   return !streams.some((stream) => stream.isTerminal()); // nohup leaves none

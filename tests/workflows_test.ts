@@ -209,6 +209,7 @@ class Rehearsal implements Disposable {
       TARGETS: TARGETS.join(" "),
       TARGET: TARGETS[0],
       GITHUB_REF_NAME: `v${VERSION}`,
+      GITHUB_REPOSITORY: "OWNER/REPOSITORY",
       PATH: path,
     };
     const cwd = `${this.folder}/${folder}`;
@@ -340,6 +341,11 @@ test("a release is published with its notes, and only as it was built", {
   const notes = Deno.readTextFileSync(`${rehearsal.folder}/notes.md`);
   assertMatch(notes, /^\n?\S.*\n\n### Added\n/s);
   assert(!notes.includes("## ["), "no other version's");
+  const reference = read("docs/reference.md");
+  for (const [, command] of notes.matchAll(/^ {4}(\S.*)$/gm)) {
+    assertStringIncludes(reference, `\n${command}\n`);
+  }
+  assertMatch(notes, /^ {4}gh attestation verify /m);
   const said = (await rehearsal.step("publish", "publish")).trim().split("\n");
   assertEquals(said.slice(0, 3), ["release", "create", `v${VERSION}`]);
   const files = ["SHA256SUMS", ...ARCHIVES].map((name) => `dist/${name}`);

@@ -18,7 +18,7 @@ import { once } from "node:events";
 import net, { type Socket } from "node:net"; // Deno's own sends no resets
 import { Duplex, Transform } from "node:stream";
 import { setTimeout } from "node:timers";
-import { random } from "../echo_udp.ts";
+import { chance } from "../echo_udp.ts";
 import { aborted, announce, counted, delay, Failure } from "../utils.ts";
 import { formatAddress, limited, log, parseNumber } from "../utils.ts";
 import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
@@ -135,8 +135,8 @@ function join(client: Duplex, name: string, relay: Relay, over: () => void) {
   const silence = setTimeout(() => socket.close(over), relay.silence);
   client.on("data", () => silence.refresh());
   server.on("data", () => silence.refresh());
-  client.pipe(chance(relay, { mark: ">", name, trace })).pipe(server);
-  server.pipe(chance(relay, { mark: "<", name, trace })).pipe(client);
+  client.pipe(disturb(relay, { mark: ">", name, trace })).pipe(server);
+  server.pipe(disturb(relay, { mark: "<", name, trace })).pipe(client);
   socket.on("error", () => {}); // Windows tells that no server is there
   socket.on("message", (answer, from) => {
     if (from.address === hostname && from.port === port) server.push(answer);
@@ -156,9 +156,9 @@ function peer(socket: dgram.Socket, host: string, port: number): Duplex {
 }
 
 /** Does to datagrams what networks do by chance, and shows them. */
-function chance(relay: Relay, way: Way): Transform {
+function disturb(relay: Relay, way: Way): Transform {
   const { mark, name, trace } = way;
-  const happens = (percent: number) => 100 * relay.draw[mark]() < percent;
+  const happens = relay.happens[mark];
   return new Transform({
     objectMode: true,
     async transform(datagram: Uint8Array, _encoding, done) {
@@ -271,7 +271,7 @@ function parseFaults(options: Options) {
     lose: parseNumber(options, "lose", 0, [0, 100]), // of a hundred
     double: parseNumber(options, "double", 0, [0, 100]),
     swap: parseNumber(options, "swap", 0, [0, 100]),
-    draw: { ">": random(seed), "<": random(seed + 1e6) },
+    happens: { ">": chance(seed), "<": chance(seed + 1e6) },
   };
 }
 

@@ -61,7 +61,7 @@ class Session {
       this.conn.setNoDelay(true); // answers do not wait for more to send
       this.conn.setKeepAlive(true); // probes notice a peer that vanished
       if (!this.trace) return echo(this);
-      const stream = this.trace.accepted(this, this.peer);
+      const stream = this.trace.stream(this, this.peer);
       return echo(stream).finally(() => stream.close());
     } catch (error) { // the client is gone already
       return Promise.reject(error);

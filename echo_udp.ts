@@ -25,7 +25,7 @@ import { timeLimit, type Trace } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
-const latin1 = new TextDecoder("latin1"); // a letter a byte, whichever
+const latin1 = new TextDecoder("latin1"); // makes a character of each byte
 
 /** The protocol: sends datagrams back, until the socket is closed. */
 export async function echo(
@@ -66,17 +66,13 @@ class Count {
 
 /** The peers that were heard of lately. UDP does not tell when one leaves. */
 class Peers extends Map<string, Count> {
-  readonly total = new Count();
-
   count(length: number, peer: Deno.NetAddr, warn: Log): void {
-    this.total.add(length);
     const who = formatAddress(peer);
     const count = this.get(who) ?? new Count();
     count.add(length);
-    if (count.datagrams > 1) return; // it is listed already
     // Senders can be forged without end, so only 100 are listed.
     if (this.size < 100) this.set(who, count);
-    else warn("not all peers are listed");
+    else if (!this.has(who)) warn("not all peers are listed");
   }
 
   /** Logs those that were silent for so many milliseconds. */
@@ -116,7 +112,8 @@ export async function serve(options: ServeOptions): Promise<Count> {
   const { port } = options.socket.addr as Deno.NetAddr;
   const socket = trace?.datagrams(options.socket) ?? options.socket;
   const warn = limited(log, 1); // a line a second
-  const peers = new Peers();
+  const peers = options.log && new Peers();
+  const total = new Count();
   const happens = chance(seed);
 
   // To `echo`, these two are the socket. They are not async: that is slower.
@@ -132,19 +129,22 @@ export async function serve(options: ServeOptions): Promise<Count> {
       return Promise.resolve(0);
     }
     const sending = socket.send(datagram, to);
-    sending.then((length) => peers.count(length, peer, warn), (error) => {
+    sending.then((length) => {
+      total.add(length);
+      peers?.count(length, peer, warn);
+    }, (error) => {
       if (!isClosed(error)) warn(`cannot answer: ${reason(error)}`);
     });
     return sending;
   };
 
-  const sweep = setInterval(() => peers.logSilent(3000, log), 1000);
-  const end = aborted(signal).catch(() => drain(peers.total));
+  const sweep = setInterval(() => peers?.logSilent(3000, log), 1000);
+  const end = aborted(signal).catch(() => drain(total));
   await Promise.race([echo({ receive, send }), end]);
   clearInterval(sweep);
   socket.close();
-  peers.logSilent(0, log);
-  return peers.total;
+  peers?.logSilent(0, log);
+  return total;
 }
 
 /** Waits until nothing has gone back for 50 ms, for at most 5 s. */
@@ -167,8 +167,8 @@ class Exchange {
   readonly owed: string[] = []; // lines that have not come back
   isReading = true; // from the server: the output is not waited for
   since = 0; // when the wait for the server began
-  returned = 0;
-  damaged = 0;
+  received = 0; // answers
+  returned = 0; // of them, those that are as they were sent
   change = Promise.withResolvers<void>(); // until a line comes back
 }
 
@@ -182,10 +182,10 @@ export async function talk(options: TalkOptions): Promise<void> {
   const exchange = new Exchange();
   const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
-    const { owed, isReading, since, returned, damaged } = exchange;
+    const { owed, isReading, since, received, returned } = exchange;
     const isWaiting = isReading && owed.length > 0;
     if (!isWaiting || performance.now() - since <= timeout) return;
-    const isDamaged = damaged > 0 && returned === 0;
+    const isDamaged = received > 0 && returned === 0;
     const none = returned > 0 ? "no more answers" : "no answer";
     const what = isDamaged ? "only damaged answers" : none;
     const left = `${counted(owed.length, "line")} outstanding`;
@@ -219,11 +219,9 @@ async function receive(options: TalkOptions, exchange: Exchange) {
     await options.output(answer);
     exchange.isReading = true;
     exchange.since = performance.now();
+    exchange.received++;
     const index = owed.indexOf(latin1.decode(answer));
-    if (index < 0) {
-      exchange.damaged++; // or it came twice
-      continue;
-    }
+    if (index < 0) continue; // it is damaged, or came twice
     owed.splice(index, 1); // only now: `send` ends when nothing is owed
     exchange.returned++;
     exchange.change.resolve();

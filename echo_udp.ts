@@ -21,7 +21,7 @@ import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
 import { limited, listenUdp, type Log, log, openUdp, output } from "./utils.ts";
 import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
 import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
-import { timeLimit, type Trace } from "./utils.ts";
+import { type Socket, timeLimit, type Trace } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
@@ -110,7 +110,7 @@ export interface ServeOptions {
 export async function serve(options: ServeOptions): Promise<Count> {
   const { signal, lose = 0, seed = 0, log = () => {}, trace } = options;
   const { port } = options.socket.addr as Deno.NetAddr;
-  const socket = trace?.datagrams(options.socket) ?? options.socket;
+  const socket: Socket = trace?.datagrams(options.socket) ?? options.socket;
   const warn = limited(log, 1); // a line a second
   const peers = options.log && new Peers();
   const total = new Count();

@@ -10,7 +10,7 @@
 import { complain, counted, Failure, formatAddress } from "./utils.ts";
 import { printable, reason, type Socket } from "./utils.ts";
 
-/** A connection, as far as it is traced. Not each half-closes. */
+/** A connection that can be traced. Some are never half-closed. */
 type Stream = Partial<Deno.Conn> & Pick<Deno.Conn, "read" | "write" | "close">;
 /** `*` is the socket's life, `>` was sent, `<` was received. */
 type Mark = "*" | ">" | "<";

@@ -259,7 +259,7 @@ export function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
 /** Writes the line to a client. Returns what the log says of it. */
 async function tell(conn: Deno.TcpConn, trace?: Trace): Promise<string> {
   const who = formatAddress(conn.remoteAddr);
-  const stream = trace?.accepted(conn, who) ?? conn;
+  const stream = trace?.stream(conn, who) ?? conn;
   const started = performance.now();
   const timer = setTimeout(() => conn[Symbol.dispose](), 1000);
   let sent = 0;

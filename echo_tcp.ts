@@ -61,7 +61,7 @@ class Session {
       this.conn.setNoDelay(true); // answers do not wait for more to send
       this.conn.setKeepAlive(true); // probes notice a peer that vanished
       if (!this.trace) return echo(this);
-      const stream = this.trace.accepted(this, this.peer);
+      const stream = this.trace.stream(this, this.peer);
       return echo(stream).finally(() => stream.close());
     } catch (error) { // the client is gone already
       return Promise.reject(error);
@@ -213,13 +213,11 @@ export async function talk(options: TalkOptions): Promise<void> {
     if (!isWaiting || performance.now() - since <= timeout) return;
     late.reject(new Failure(28, `no answer within ${timeout / 1000} s`));
   }, 50);
-  try {
-    const both = [send(options, exchange), receive(options, exchange)];
-    await Promise.race([Promise.all(both), late.promise]);
-  } finally {
+  const both = [send(options, exchange), receive(options, exchange)];
+  await Promise.race([Promise.all(both), late.promise]).finally(() => {
     clearInterval(watch);
     conn.close();
-  }
+  });
 }
 
 async function send({ conn, input }: TalkOptions, exchange: Exchange) {
@@ -396,8 +394,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   if (count === 0) {
     const input = Deno.stdin.readable;
     const talking = talk({ conn, input, output, timeout });
-    await Promise.race([talking, aborted(signal)]);
-    return;
+    return await Promise.race([talking, aborted(signal)]);
   }
   const trips = new RoundTrips();
   const peer = formatAddress(socket.remoteAddr);

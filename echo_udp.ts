@@ -25,6 +25,7 @@ import { type Socket, timeLimit, type Trace } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
+const latin1 = new TextDecoder("latin1"); // makes a character of each byte
 
 /** The protocol: sends datagrams back, until the socket is closed. */
 export async function echo(
@@ -48,7 +49,6 @@ export async function echo(
 class Count {
   datagrams = 0;
   bytes = 0;
-  lost = 0; // on purpose
   readonly started = performance.now();
   moved = this.started;
 
@@ -60,86 +60,39 @@ class Count {
 
   toString(): string {
     const datagrams = counted(this.datagrams, "datagram");
-    const lost = this.lost ? `, ${this.lost} lost on purpose` : "";
-    return `${datagrams}, ${counted(this.bytes, "byte")}${lost}`;
+    return `${datagrams}, ${counted(this.bytes, "byte")}`;
   }
 }
 
-/** The server's socket. To `echo`, it is one. It decides who is answered. */
-class Session {
-  readonly total = new Count();
-  readonly #peers = new Map<string, Count>();
-  readonly #ownPort: number;
-  readonly #draw: () => number;
-  readonly #warn: Log;
-
-  constructor(readonly socket: Socket, readonly options: ServeOptions) {
-    const { seed = 0, log = () => {} } = options;
-    this.#ownPort = (options.socket.addr as Deno.NetAddr).port;
-    this.#draw = random(seed);
-    this.#warn = limited(log, 1); // a line a second
-  }
-
-  receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
-    return this.socket.receive(buffer);
-  }
-
-  /** Sends an answer; 0 if the sender gets none. Not async: that is slower. */
-  send(datagram: Uint8Array, to: Deno.Addr): Promise<number> {
-    const peer = to as Deno.NetAddr;
-    if (!this.#mayAnswer(peer)) return Promise.resolve(0);
-    const sending = this.socket.send(datagram, to);
-    sending.then((length) => this.#count(length, peer), (error) => {
-      if (!isClosed(error)) this.#warn(`cannot answer: ${reason(error)}`);
-    });
-    return sending;
-  }
-
-  /** Decides whether a sender gets an answer, and notes why not. */
-  #mayAnswer(peer: Deno.NetAddr): boolean {
-    const { lose = 0, trace } = this.options;
-    if (isSuspect(peer, this.#ownPort)) {
-      this.#warn(`not answered: ${formatAddress(peer)} may be a server`);
-      return false;
-    }
-    if (100 * this.#draw() >= lose) return true;
-    this.total.lost++;
-    trace?.event(`lost on purpose: the answer to ${formatAddress(peer)}`);
-    return false;
-  }
-
-  #count(length: number, to: Deno.NetAddr): void {
-    this.total.add(length);
-    if (!this.options.log) return;
-    const who = formatAddress(to);
-    const peer = this.#peers.get(who) ?? new Count();
-    peer.add(length);
-    if (peer.datagrams > 1) return; // it is listed already
+/** The peers that were heard of lately. UDP does not tell when one leaves. */
+class Peers extends Map<string, Count> {
+  count(length: number, peer: Deno.NetAddr, warn: Log): void {
+    const who = formatAddress(peer);
+    const count = this.get(who) ?? new Count();
+    count.add(length);
     // Senders can be forged without end, so only 100 are listed.
-    if (this.#peers.size < 100) this.#peers.set(who, peer);
-    else this.#warn("not all peers are listed");
+    if (this.size < 100) this.set(who, count);
+    else if (!this.has(who)) warn("not all peers are listed");
   }
 
-  /** Logs peers that were silent for so many ms, and each minute the others. */
-  logPeers(silence: number): void {
+  /** Logs those that were silent for so many milliseconds. */
+  logSilent(silence: number, log: Log): void {
     const now = performance.now();
-    for (const [who, peer] of this.#peers) {
-      const { started, moved } = peer;
-      const isBusy = now - moved < silence && now - started < 60_000;
-      if (isBusy) continue;
-      this.#peers.delete(who);
-      const seconds = ((moved - started) / 1000).toFixed(3);
-      this.options.log?.(`${who} ${peer} in ${seconds} s`);
+    for (const [who, count] of this) {
+      if (now - count.moved < silence) continue;
+      this.delete(who);
+      const seconds = ((count.moved - count.started) / 1000).toFixed(3);
+      log(`${who} ${count} in ${seconds} s`);
     }
   }
 }
 
-/** Lehmer's generator: from 0 to 1; the same seed gives the same numbers. */
-export function random(seed: number): () => number {
+/** Draws lots by Lehmer's generator; the same seed gives the same ones. */
+export function chance(seed: number): (percent: number) => boolean {
   let state = 1 + seed * 48_271;
-  return () => {
+  return (percent) => {
     state = (state * 48_271) % 2_147_483_647;
-    return state / 2_147_483_647;
+    return 100 * state / 2_147_483_647 < percent;
   };
 }
 
@@ -155,30 +108,51 @@ export interface ServeOptions {
 
 /** Serves all peers until the signal aborts. Returns what went back. */
 export async function serve(options: ServeOptions): Promise<Count> {
-  const { signal, trace } = options;
-  const socket = trace?.datagrams(options.socket) ?? options.socket;
-  const session = new Session(socket, options);
-  const { total } = session;
-  const sweep = setInterval(() => session.logPeers(3000), 1000);
+  const { signal, lose = 0, seed = 0, log = () => {}, trace } = options;
+  const { port } = options.socket.addr as Deno.NetAddr;
+  const socket: Socket = trace?.datagrams(options.socket) ?? options.socket;
+  const warn = limited(log, 1); // a line a second
+  const peers = options.log && new Peers();
+  const total = new Count();
+  const happens = chance(seed);
+
+  // To `echo`, these two are the socket. They are not async: that is slower.
+  const receive = (buffer?: Uint8Array) => socket.receive(buffer);
+  const send = (datagram: Uint8Array, to: Deno.Addr) => {
+    const peer = to as Deno.NetAddr;
+    if (isSuspect(peer, port)) {
+      warn(`not answered: ${formatAddress(peer)} may be a server`);
+      return Promise.resolve(0);
+    }
+    if (happens(lose)) {
+      trace?.event(`lost on purpose: the answer to ${formatAddress(peer)}`);
+      return Promise.resolve(0);
+    }
+    const sending = socket.send(datagram, to);
+    sending.then((length) => {
+      total.add(length);
+      peers?.count(length, peer, warn);
+    }, (error) => {
+      if (!isClosed(error)) warn(`cannot answer: ${reason(error)}`);
+    });
+    return sending;
+  };
+
+  const sweep = setInterval(() => peers?.logSilent(3000, log), 1000);
   const end = aborted(signal).catch(() => drain(total));
-  try {
-    await Promise.race([echo(session), end]);
-  } finally {
-    clearInterval(sweep);
-    socket.close();
-    session.logPeers(0);
-  }
+  await Promise.race([echo({ receive, send }), end]);
+  clearInterval(sweep);
+  socket.close();
+  peers?.logSilent(0, log);
   return total;
 }
 
-/** Waits until nothing more is answered, for at most 5 s. */
+/** Waits until nothing has gone back for 50 ms, for at most 5 s. */
 async function drain(total: Count): Promise<void> {
   const end = performance.now() + 5000;
-  let before = -1;
-  while (before < total.datagrams && performance.now() < end) {
-    before = total.datagrams;
+  do {
     await delay(50);
-  }
+  } while (performance.now() < Math.min(end, total.moved + 50));
 }
 
 /** What {@linkcode talk} is told. `timeout` is milliseconds. */
@@ -190,10 +164,11 @@ export interface TalkOptions extends Asking {
 
 /** What {@linkcode send} and {@linkcode receive} tell each other. */
 class Exchange {
-  readonly owed: Uint8Array[] = []; // lines that have not come back
-  since = Infinity; // when the wait for the server began
-  returned = 0;
-  damaged = 0;
+  readonly owed: string[] = []; // lines that have not come back
+  isReading = true; // from the server: the output is not waited for
+  since = 0; // when the wait for the server began
+  received = 0; // answers
+  returned = 0; // of them, those that are as they were sent
   change = Promise.withResolvers<void>(); // until a line comes back
 }
 
@@ -207,32 +182,31 @@ export async function talk(options: TalkOptions): Promise<void> {
   const exchange = new Exchange();
   const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
-    const { owed, since, returned, damaged } = exchange;
-    if (owed.length === 0 || performance.now() - since < timeout) return;
-    const isDamaged = damaged > 0 && returned === 0;
+    const { owed, isReading, since, received, returned } = exchange;
+    const isWaiting = isReading && owed.length > 0;
+    if (!isWaiting || performance.now() - since <= timeout) return;
+    const isDamaged = received > 0 && returned === 0;
     const none = returned > 0 ? "no more answers" : "no answer";
     const what = isDamaged ? "only damaged answers" : none;
     const left = `${counted(owed.length, "line")} outstanding`;
     const message = `${what} within ${timeout / 1000} s: ${left}`;
     late.reject(new Failure(isDamaged ? 8 : 28, message));
   }, 50);
-  try {
-    const both = [send(options, exchange), receive(options, exchange)];
-    await Promise.race([...both, late.promise]);
-  } finally {
+  const both = [send(options, exchange), receive(options, exchange)];
+  await Promise.race([...both, late.promise]).finally(() => {
     clearInterval(watch);
     socket.close();
-  }
+  });
 }
 
-async function send(options: TalkOptions, exchange: Exchange): Promise<void> {
+async function send(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
   for await (const line of lines(options.input)) {
     // Few lines at once: more would overflow a buffer and be lost.
     const most = line.length > 4096 ? 1 : 16;
     while (owed.length >= most) await exchange.change.promise;
     if (owed.length === 0) exchange.since = performance.now();
-    owed.push(line);
+    owed.push(latin1.decode(line));
     await ask(options, line);
   }
   while (owed.length > 0) await exchange.change.promise;
@@ -241,14 +215,13 @@ async function send(options: TalkOptions, exchange: Exchange): Promise<void> {
 async function receive(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
   for await (const answer of answers(options)) {
-    const index = owed.findIndex((line) => isSame(line, answer));
-    const waited = performance.now() - exchange.since;
-    exchange.since = Infinity; // slow output is not the server's fault
+    exchange.isReading = false;
     await options.output(answer);
-    // Only a line that came back renews the wait.
-    exchange.since = performance.now() - (index < 0 ? waited : 0);
-    if (index < 0) exchange.damaged++; // or it came twice
-    if (index < 0) continue;
+    exchange.isReading = true;
+    exchange.since = performance.now();
+    exchange.received++;
+    const index = owed.indexOf(latin1.decode(answer));
+    if (index < 0) continue; // it is damaged, or came twice
     owed.splice(index, 1); // only now: `send` ends when nothing is owed
     exchange.returned++;
     exchange.change.resolve();
@@ -258,28 +231,24 @@ async function receive(options: TalkOptions, exchange: Exchange) {
 
 /** Cuts the input into lines. One that no datagram holds becomes several. */
 async function* lines(input: ReadableStream<Uint8Array>) {
-  const line = new Uint8Array(LARGEST);
-  let length = 0;
+  let line: number[] = [];
   for await (const bytes of input) {
     for (const byte of bytes) {
-      line[length] = byte;
-      length++;
-      if (byte !== 10 && length < LARGEST) continue;
-      yield line.slice(0, length);
-      length = 0;
+      line.push(byte);
+      if (byte !== 10 && line.length < LARGEST) continue;
+      yield new Uint8Array(line);
+      line = [];
     }
   }
-  if (length > 0) yield line.slice(0, length);
+  if (line.length > 0) yield new Uint8Array(line);
 }
 
 /** Sends to the server. Throws a {@linkcode Failure} of 56. */
 async function ask({ socket, to }: Asking, datagram: Uint8Array) {
-  try {
-    await socket.send(datagram, to);
-  } catch (error) {
+  await socket.send(datagram, to).catch((error) => {
     const message = `cannot send to ${formatAddress(to)}: ${reason(error)}`;
     throw new Failure(56, message, error);
-  }
+  });
 }
 
 /** What comes from the server. Anybody may send to this port. */
@@ -297,17 +266,12 @@ async function* answers({ socket, to }: Asking) {
   }
 }
 
-function isSame(one: Uint8Array, two: Uint8Array): boolean {
-  return one.length === two.length && one.every((byte, i) => byte === two[i]);
-}
-
 /** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
 export interface PingOptions extends Asking {
   count: number;
   size: number; // at least the 4 of the sequence number
   interval: number; // 0: the next one follows an answer, or after 10 ms
   timeout: number;
-  signal: AbortSignal;
   trips: RoundTrips; // a new one, filled also if it ends early
   log: (seq: number, milliseconds: number) => Promise<void>;
 }
@@ -318,93 +282,73 @@ export interface PingOptions extends Asking {
  * was changed, 56 if something cannot be sent.
  */
 export async function ping(options: PingOptions): Promise<void> {
-  const { socket, to, signal, trips } = options;
-  const flight = new Flight(options);
-  try {
-    const both = [flight.send(), flight.receive()];
-    await Promise.race([...both, flight.logFailed.promise, aborted(signal)]);
-  } finally {
-    socket.close();
-  }
+  const { socket, to, trips } = options;
+  const flight = new Flight();
+  const both = [sendProbes(options, flight), receiveProbes(options, flight)];
+  await Promise.race(both).finally(() => socket.close());
   if (trips.times.length > 0) return;
   if (trips.odd.damaged) throw new Failure(8, "only damaged answers");
   throw new Failure(28, `no answer from ${formatAddress(to)}`);
 }
 
-/** The round trips that are under way, and what is known of each. */
+/** What {@linkcode sendProbes} and {@linkcode receiveProbes} share. */
 class Flight {
-  readonly #sent: number[] = []; // when, by sequence number
-  readonly #returned = new Set<number>();
-  #highest = 0;
-  #answer = Promise.withResolvers<void>();
-  #logged = Promise.resolve();
-  readonly logFailed = Promise.withResolvers<never>();
+  readonly sent: number[] = []; // when, by sequence number
+  next = Promise.withResolvers<void>(); // until it is time for the next one
+  logging = Promise.resolve();
+}
 
-  constructor(readonly options: PingOptions) {}
-
-  async send(): Promise<void> {
-    const { count, size, trips, timeout, signal } = this.options;
-    const failures: unknown[] = [];
-    for (let seq = 1; seq <= count && !signal.aborted; seq++) {
-      if (seq > 1) await this.#pause();
-      this.#answer = Promise.withResolvers();
-      this.#sent[seq] = performance.now();
-      trips.sent++;
-      const asking = ask(this.options, probe(seq, size));
-      await asking.catch((error) => failures.push(error)); // the next may go
-    }
-    const end = performance.now() + timeout;
-    const expected = count - failures.length;
-    while (trips.times.length < expected && performance.now() < end) {
-      await delay(10);
-    }
-    await this.#logged;
-    if (failures.length > 0) throw failures[0];
+async function sendProbes(options: PingOptions, flight: Flight) {
+  const { count, size, interval, timeout, trips } = options;
+  const failures: unknown[] = [];
+  for (let seq = 1; seq <= count; seq++) {
+    const datagram = new TextEncoder().encode(probe(seq, size));
+    flight.next = Promise.withResolvers();
+    flight.sent[seq] = performance.now();
+    trips.sent++;
+    const asking = ask(options, datagram);
+    await asking.catch((error) => failures.push(error)); // the next may go
+    if (seq === count) break;
+    await Promise.race([flight.next.promise, delay(interval || 10)]);
+    // Nothing is under way during slow output: it is not a slow server.
+    await flight.logging;
   }
-
-  async #pause(): Promise<void> {
-    const { interval } = this.options;
-    if (interval > 0) await delay(interval);
-    else await Promise.race([this.#answer.promise, delay(10)]); // or it is lost
+  const end = performance.now() + timeout;
+  const expected = count - failures.length;
+  while (trips.times.length < expected && performance.now() < end) {
+    await delay(10);
   }
+  await flight.logging;
+  if (failures.length > 0) throw failures[0];
+}
 
-  async receive(): Promise<void> {
-    const { trips, log } = this.options;
-    for await (const answer of answers(this.options)) {
-      const now = performance.now();
-      const view = new DataView(answer.buffer, answer.byteOffset);
-      const seq = answer.length < 4 ? 0 : view.getUint32(0); // 0 is not sent
-      const milliseconds = now - this.#sent[seq];
-      const oddity = this.#judge(answer, seq, milliseconds);
-      if (oddity) trips.odd[oddity] = (trips.odd[oddity] ?? 0) + 1;
-      if (oddity && oddity !== "reordered") continue;
-      trips.times.push(milliseconds);
-      this.#answer.resolve();
-      // Nothing waits for the log: slow output is not a slow server.
-      this.#logged = this.#logged.then(() => log(seq, milliseconds));
-      this.#logged.catch(this.logFailed.reject);
-    }
-  }
-
-  /** Files an answer. Returns what is odd about it, if anything. */
-  #judge(answer: Uint8Array, seq: number, milliseconds: number): string {
-    const { size, timeout } = this.options;
-    const isKnown = seq in this.#sent;
-    if (!isKnown || !isSame(answer, probe(seq, size))) return "damaged";
-    if (this.#returned.has(seq)) return "duplicate";
-    this.#returned.add(seq);
-    if (milliseconds > timeout) return "late";
-    if (seq < this.#highest) return "reordered";
-    this.#highest = seq;
-    return "";
+async function receiveProbes(options: PingOptions, flight: Flight) {
+  const { size, interval, timeout, trips, log } = options;
+  const returned: boolean[] = []; // by sequence number
+  for await (const answer of answers(options)) {
+    const now = performance.now();
+    const text = latin1.decode(answer);
+    const seq = parseInt(text, 36);
+    const milliseconds = now - flight.sent[seq];
+    const isProbe = seq in flight.sent && text === probe(seq, size);
+    let oddity = "";
+    if (!isProbe) oddity = "damaged";
+    else if (returned[seq]) oddity = "duplicate";
+    else if (milliseconds > timeout) oddity = "late";
+    else if (seq < returned.length) oddity = "reordered"; // by a later one
+    if (isProbe) returned[seq] = true;
+    if (oddity) trips.odd[oddity] = (trips.odd[oddity] ?? 0) + 1;
+    if (oddity && oddity !== "reordered") continue;
+    trips.times.push(milliseconds);
+    flight.logging = log(seq, milliseconds);
+    await flight.logging;
+    if (interval === 0) flight.next.resolve();
   }
 }
 
-/** A datagram that begins with its sequence number. */
-function probe(seq: number, size: number): Uint8Array {
-  const bytes = new Uint8Array(size).map((_, i) => 33 + i % 94); // printable
-  new DataView(bytes.buffer).setUint32(0, seq);
-  return bytes;
+/** A datagram's text: a number of at most 4 digits, and dots. */
+function probe(seq: number, size: number): string {
+  return seq.toString(36).padEnd(size, ".");
 }
 
 const USAGE = `echo_udp: an echo server over UDP (RFC 862), and its client
@@ -460,8 +404,7 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const { quiet, host } = options;
   const port = parsePort(options.port ?? `${PORT}`);
   const lose = parseNumber(options, "lose", 0, [0, 100]);
-  const anySeed = Math.floor(1e6 * Math.random());
-  const seed = parseNumber(options, "seed", anySeed, [0, 1e6]);
+  const seed = parseNumber(options, "seed", Date.now() % 1e6, [0, 1e6]);
   const socket = listenUdp(port, host);
   await announce(socket.addr as Deno.NetAddr, quiet);
   const lineLog = quiet ? undefined : limited(log);
@@ -484,8 +427,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   if (count === 0) {
     const input = Deno.stdin.readable;
     const talking = talk({ socket, to, input, output, timeout });
-    await Promise.race([talking, aborted(signal)]);
-    return;
+    return await Promise.race([talking, aborted(signal)]);
   }
   const trips = new RoundTrips();
   const peer = formatAddress(to);
@@ -495,9 +437,10 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
   if (trace) trace.quotes = false; // the bytes of round trips say nothing
-  const rest = { interval, timeout, signal, trips, log: show };
+  const rest = { interval, timeout, trips, log: show };
   try {
-    await ping({ socket, to, count, size, ...rest });
+    const pinging = ping({ socket, to, count, size, ...rest });
+    await Promise.race([pinging, aborted(signal)]);
   } finally {
     await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
   }

@@ -10,21 +10,15 @@
 import { complain, counted, Failure, formatAddress } from "./utils.ts";
 import { printable, reason, type Socket } from "./utils.ts";
 
-/** A connection, as far as the protocols need it. */
-export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
-/** The same of a server, which may never half-close. */
-type Served = Omit<Stream, "closeWrite"> & Partial<Stream>;
+/** A connection that can be traced. Some are never half-closed. */
+type Stream = Partial<Deno.Conn> & Pick<Deno.Conn, "read" | "write" | "close">;
 /** `*` is the socket's life, `>` was sent, `<` was received. */
 type Mark = "*" | ">" | "<";
-/** Mermaid's arrows: bytes of a stream, a datagram, an inferred segment. */
-type Arrow = "->>" | "-)" | "-->>";
 
-const TERM = { name: "env", variable: "TERM" } as const;
-const isDumb = Deno.permissions.querySync(TERM).state === "granted" &&
-  Deno.env.get("TERM") === "dumb"; // a terminal without colors
-const COLORS = isDumb
-  ? { "*": "", ">": "", "<": "" }
-  : { "*": "color: gray", ">": "color: cyan", "<": "color: green" };
+// A dumb terminal has no colors. Without a permission, Deno would ask for it.
+const env = Deno.permissions.querySync({ name: "env", variable: "TERM" });
+const isDumb = env.state === "granted" && Deno.env.get("TERM") === "dumb";
+const COLORS = { "*": "gray", ">": "cyan", "<": "green" };
 const WIDTH = 80; // columns
 const MOST_EVENTS = 149; // in a diagram: Mermaid draws 50,000 characters
 
@@ -42,17 +36,15 @@ export function quote(bytes: Uint8Array, columns: number): string {
 }
 
 /** Dumps bytes in hexadecimal and text, 16 a line, as `hexdump -C` does. */
-export function hexdump(bytes: Uint8Array): string[] {
-  const lines: string[] = [];
+export function* hexdump(bytes: Uint8Array): Generator<string> {
   for (let at = 0; at < bytes.length; at += 16) {
     const row = [...bytes.subarray(at, at + 16)];
     const hex = row.map((byte) => byte.toString(16).padStart(2, "0"));
-    const halves = `${hex.slice(0, 8).join(" ")}  ${hex.slice(8).join(" ")}`;
+    hex.splice(8, 0, ""); // a gap in the middle
     const text = String.fromCharCode(...row).replace(/[^ -~]/g, ".");
     const offset = at.toString(16).padStart(8, "0");
-    lines.push(`${offset}  ${halves.padEnd(48)}  |${text}|`);
+    yield `${offset}  ${hex.join(" ").padEnd(48)}  |${text}|`;
   }
-  return lines;
 }
 
 // Mermaid and Markdown read these characters as their own, and Mermaid the
@@ -63,41 +55,30 @@ function harmless(text: string): string {
   return printable(text).slice(0, 90).replace(special, code);
 }
 
-/** What a Mermaid sequence diagram draws. Of too many events, the first. */
-interface Diagram {
-  names: string[]; // the participants, the client first
-  events: string[];
-  more: number; // events that are not kept
-}
-
 /** The exchange, as lines on stderr and as a diagram. */
 export class Trace {
   peer = "server"; // who is asked
+  who = ""; // begins the lines of one client of several
   quotes = true; // in the diagram; the bytes of round trips say nothing
-  #started = performance.now();
+  readonly started = performance.now();
+  readonly diagram = { names: [] as string[], events: [] as string[], more: 0 };
 
   /** `level` is how many `-v` there were; `file` is where the diagram goes. */
   constructor(
     readonly name: string,
     readonly level: number,
     readonly file?: string,
-    readonly diagram: Diagram = { names: [name], events: [], more: 0 },
   ) {}
 
-  /** The same trace of another client, which has its own lane. */
-  client(name: string): Trace {
-    const { names } = this.diagram;
-    if (names[0] === this.name) names[0] = name; // that one draws nothing
-    const trace = new Trace(name, this.level, undefined, this.diagram);
-    trace.peer = this.peer;
-    trace.#started = this.#started;
-    return trace;
+  /** The same trace, for one client of several. */
+  client(who: string, name = who): Trace {
+    return Object.assign(new Trace(name, 0), { ...this, who: `${who} `, name });
   }
 
   /** Something in a socket's life: a line, and a note in the diagram. */
   event(text: string): void {
     this.#print("*", text);
-    this.note(text);
+    this.note(this.who + text);
   }
 
   /** A note in the diagram alone. */
@@ -118,44 +99,40 @@ export class Trace {
     for (const each of segments) this.#arrow(each[0], "-->>", each.slice(1));
   }
 
-  /** Bytes that were sent or received; `who` is one peer of several. */
-  data(mark: Mark, bytes: Uint8Array, who = "", arrow: Arrow = "->>"): void {
+  /** Bytes of a stream, or with another arrow a datagram. */
+  data(mark: Mark, bytes: Uint8Array, arrow = "->>"): void {
     const size = counted(bytes.length, "byte");
-    this.#print(mark, `${who}${size} `, bytes);
+    this.#print(mark, `${size} `, bytes);
     const quoted = this.quotes ? ` ${quote(bytes, 62)}` : "";
     this.#arrow(mark, arrow, size + quoted);
   }
 
-  /** The same connection, traced. */
-  stream(conn: Stream): Stream {
-    return new TracedStream(this, conn, "");
+  /** The same connection, traced. A server says whose it is. */
+  stream(conn: Stream, who?: string): TracedStream {
+    const trace = who ? this.client(who) : this;
+    if (who) trace.event("accepted");
+    return new TracedStream(trace, conn);
   }
 
-  /** A connection that was accepted, traced. */
-  accepted(conn: Served, who: string): Stream {
-    this.event(`${who} accepted`);
-    return new TracedStream(this, conn, `${who} `);
-  }
-
-  /** The same UDP socket, traced; `server` is the one who is asked. */
+  /** The same UDP socket, traced. A client says whom it asks. */
   datagrams(socket: Deno.DatagramConn, server?: Deno.NetAddr): Socket {
-    if (server) {
-      const { port } = socket.addr as Deno.NetAddr;
-      this.peer = formatAddress(server);
-      this.event(`asking ${this.peer} from port ${port}`);
-    }
-    return new TracedDatagrams(this, socket, server !== undefined);
+    if (!server) return new TracedDatagrams(this, socket);
+    this.peer = formatAddress(server);
+    const { port } = socket.addr as Deno.NetAddr;
+    this.event(`asking ${this.peer} from port ${port}`);
+    return new TracedDatagrams(this, socket, this.peer);
   }
 
   /** Writes the diagram, if one is wanted. Throws a {@linkcode Failure} of 23. */
   async write(): Promise<void> {
     if (!this.file) return;
     const { names, events, more } = this.diagram;
-    const isInferred = events.some((event) => event.includes("-->>"));
+    if (names.length === 0) names.push(this.name); // nothing was exchanged
     const lines = names.map((name, i) => `participant p${i + 1} as ${name}`);
     lines.push(...events);
     const note = "Note left of p1:";
     if (more > 0) lines.push(`${note} and ${counted(more, "more event")}`);
+    const isInferred = lines.some((line) => line.includes("-->>"));
     if (isInferred) lines.push(`${note} SYN, FIN and RST are inferred`);
     const drawing = `sequenceDiagram\n  ${lines.join("\n  ")}`;
     const text = `\`\`\`mermaid\n${drawing}\n\`\`\`\n`;
@@ -168,15 +145,17 @@ export class Trace {
   /** Prints a line within 80 columns; with -vv, all of the bytes under it. */
   #print(mark: Mark, text: string, bytes?: Uint8Array): void {
     if (this.level === 0) return;
-    const seconds = ((performance.now() - this.#started) / 1000).toFixed(4);
-    let line = `${seconds} ${mark} ${printable(text)}`;
+    const style = isDumb ? "" : `color: ${COLORS[mark]}`;
+    const seconds = ((performance.now() - this.started) / 1000).toFixed(4);
+    let line = `${seconds} ${mark} ${printable(this.who + text)}`;
     if (bytes && this.level === 1) line += quote(bytes, WIDTH - line.length);
-    complain(line.slice(0, WIDTH).trimEnd(), COLORS[mark]);
+    complain(line.slice(0, WIDTH).trimEnd(), style);
     if (!bytes || this.level === 1) return;
-    for (const row of hexdump(bytes)) complain(row, COLORS[mark]);
+    for (const row of hexdump(bytes)) complain(row, style);
   }
 
-  #arrow(mark: string, arrow: Arrow, text: string): void {
+  #arrow(mark: string, arrow: string, text: string): void {
+    if (!this.file) return; // a server meets names without end
     const { names } = this.diagram;
     const ends = [this.name, this.peer];
     if (mark === "<") ends.reverse();
@@ -192,47 +171,40 @@ export class Trace {
   }
 }
 
-class TracedStream implements Stream {
-  #isFinished = false; // our half
-  #isReset = false;
+class TracedStream {
+  #end = ""; // what ended it: our FIN, or a RST
 
-  constructor(
-    readonly trace: Trace,
-    readonly conn: Served,
-    readonly who: string,
-  ) {}
+  constructor(readonly trace: Trace, readonly conn: Stream) {}
 
   async read(buffer: Uint8Array): Promise<number | null> {
     const n = await this.conn.read(buffer).catch((error) => this.#fail(error));
-    if (n !== null) this.trace.data("<", buffer.subarray(0, n), this.who);
-    else this.trace.tcp(`${this.who}half-closed by the peer`, "<FIN");
+    if (n !== null) this.trace.data("<", buffer.subarray(0, n));
+    else this.trace.tcp("half-closed by the peer", "<FIN");
     return n;
   }
 
   async write(bytes: Uint8Array): Promise<number> {
     const n = await this.conn.write(bytes).catch((error) => this.#fail(error));
-    this.trace.data(">", bytes.subarray(0, n), this.who);
+    this.trace.data(">", bytes.subarray(0, n));
     return n;
   }
 
   async closeWrite(): Promise<void> {
-    await this.conn.closeWrite?.().catch((error) => this.#fail(error));
-    this.#isFinished = true;
-    this.trace.tcp(`${this.who}half-closed: nothing more to send`, ">FIN");
+    await this.conn.closeWrite?.();
+    this.#end = "FIN";
+    this.trace.tcp("half-closed: nothing more to send", ">FIN");
   }
 
   close(): void {
     this.conn.close();
-    const isOpen = !this.#isFinished && !this.#isReset;
-    this.trace.tcp(`${this.who}closed`, ...isOpen ? [">FIN"] : []);
+    this.trace.tcp("closed", ...this.#end ? [] : [">FIN"]);
   }
 
-  #fail(error: unknown): never {
-    const { name } = error as Error;
-    const isReset = name === "ConnectionReset" || name === "BrokenPipe";
-    if (isReset && !this.#isReset) {
-      this.#isReset = true;
-      this.trace.tcp(`${this.who}reset by the peer`, "<RST");
+  #fail(error: Error): never {
+    const isReset = /^(ConnectionReset|BrokenPipe)$/.test(error.name);
+    if (isReset && this.#end !== "RST") {
+      this.#end = "RST";
+      this.trace.tcp("reset by the peer", "<RST");
     }
     throw error;
   }
@@ -242,21 +214,21 @@ class TracedDatagrams implements Socket {
   constructor(
     readonly trace: Trace,
     readonly socket: Socket,
-    readonly isClient: boolean, // which believes only the server it asks
+    readonly server = "", // the only one whom a client believes
   ) {}
 
   async receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
     const [bytes, from] = await this.socket.receive(buffer);
-    const who = this.#name(from);
+    const who = formatAddress(from as Deno.NetAddr);
     const ignored = `ignored ${counted(bytes.length, "byte")} from ${who}`;
-    if (this.isClient && who) this.trace.event(ignored.trim());
-    else this.trace.data("<", bytes, who, "-)");
+    if (this.server && who !== this.server) this.trace.event(ignored);
+    else this.#of(from).data("<", bytes, "-)");
     return [bytes, from];
   }
 
   send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
     // Shown at once: the answer may be here before this has resolved.
-    this.trace.data(">", bytes, this.#name(to), "-)");
+    this.#of(to).data(">", bytes, "-)");
     const sending = this.socket.send(bytes, to);
     sending.catch((error) => this.trace.event(`not sent: ${reason(error)}`));
     return sending;
@@ -267,9 +239,8 @@ class TracedDatagrams implements Socket {
     this.trace.event("closed");
   }
 
-  /** Names the peer, unless it is the server that was asked. */
-  #name(addr: Deno.Addr): string {
-    const name = formatAddress(addr as Deno.NetAddr);
-    return name === this.trace.peer ? "" : `${name} `;
+  #of(peer: Deno.Addr): Trace {
+    if (this.server) return this.trace;
+    return this.trace.client(formatAddress(peer as Deno.NetAddr));
   }
 }

@@ -370,13 +370,13 @@ test(
     const listener = dgram.createSocket("udp4").bind(0, "127.0.0.1");
     await soon(once(listener, "listening"), "a relay");
     const { hostname, port } = server.addr as Deno.NetAddr;
-    const never = () => 1;
+    const never = () => false;
     relayUdp(listener, {
       server: { hostname, port },
       film: () => undefined,
       silence: 1000,
       ...{ chop: 0, wait: 0, lose: 0, double: 0, swap: 0 },
-      draw: { ">": never, "<": never },
+      happens: { ">": never, "<": never },
     });
     /** Sends after a pause; from which port the server gets it. */
     async function seenFrom(pause: number): Promise<number> {

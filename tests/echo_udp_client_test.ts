@@ -281,8 +281,7 @@ async function pinging(server: Actor, options: Partial<PingOptions> = {}) {
     seqs.push(seq);
     return Promise.resolve();
   };
-  const { signal } = new AbortController();
-  const usual = { count: 3, size: 64, interval: 0, timeout: 2000, signal };
+  const usual = { count: 3, size: 64, interval: 0, timeout: 2000 };
   const given = { socket: peer.socket, to, trips, log, ...usual, ...options };
   let error: unknown;
   await soon(ping(given), "the round trips").catch((thrown) => {
@@ -293,7 +292,7 @@ async function pinging(server: Actor, options: Partial<PingOptions> = {}) {
 }
 
 function numberOf(datagram: Uint8Array): number {
-  return new DataView(datagram.buffer, datagram.byteOffset).getUint32(0);
+  return parseInt(text(datagram), 36);
 }
 
 test("round trips tell lost, doubled, reordered, damaged and late apart", async () => {
@@ -352,10 +351,9 @@ test("an answer overtaken by others is reordered, and they are not", async () =>
 
 test("answers that were never asked for are damaged ones", async () => {
   await using server = new Actor(async (datagram, reply, n) => {
-    const invented = datagram.slice();
-    new DataView(invented.buffer).setUint32(0, 1000 + n);
+    const invented = (1000 + n).toString(36).padEnd(datagram.length, ".");
     const junk = [
-      invented,
+      bytes(invented),
       new Uint8Array(0),
       new Uint8Array(3),
       random(65_000),
@@ -425,18 +423,6 @@ test("round trips are no longer where their lines are printed slowly", async () 
   const { trips, error } = await pinging(server, options);
   assertEquals([error, trips.times.length], [undefined, 5]);
   assertLess(Math.max(...trips.times), 50);
-});
-
-test("round trips end with the signal", async () => {
-  await using server = mute();
-  const stop = new AbortController();
-  const reason = new Failure(130, "");
-  setTimeout(() => stop.abort(reason), 20);
-  const { signal } = stop;
-  for (const interval of [0, 60_000]) {
-    const options = { signal, interval, timeout: Infinity };
-    assertEquals((await pinging(server, options)).error, reason);
-  }
 });
 
 test("round trips end when what is told of them fails", async () => {

@@ -290,18 +290,6 @@ test("echo_udp logs a peer once it is silent, and anew if it returns", async () 
   );
 });
 
-test("echo_udp logs a peer that is never silent each minute", async () => {
-  using time = clock();
-  await using server = new Local();
-  using peer = new Peer();
-  await peer.ask("one", server.port);
-  time.advance(60_000);
-  const { lines } = server;
-  const ask = () => peer.ask("again", server.port);
-  await repeat(ask, () => lines.length > 0, "the peer's line");
-  assertMatch(lines[0], / \d+ datagrams, \d+ bytes in 6\d\.\d{3} s$/);
-});
-
 test("echo_udp lists a hundred peers at most, and says so", async () => {
   await using server = new Local();
   using stack = new DisposableStack();
@@ -472,8 +460,11 @@ test("echo_udp takes --lose and --seed, and is seen to lose by its client", asyn
     summaries.push(received);
     server.kill();
     const { stdout, stderr } = await server.finish();
+    assertMatch(
+      stdout,
+      RegExp(`\nanswered ${number} datagrams, \\d+ bytes\n$`),
+    );
     const lost = 40 - Number(number);
-    assertMatch(stdout, RegExp(`\nanswered .*, ${lost} lost on purpose\n$`));
     const shown = stderr.match(/ \* lost on purpose: the answer to 127/g);
     assertEquals(shown?.length, lost);
   }

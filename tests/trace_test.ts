@@ -12,7 +12,7 @@ import {
   assertStringIncludes,
 } from "jsr:@std/assert@^1";
 import { setTimeout as delay } from "node:timers/promises";
-import { hexdump, quote, type Stream, Trace } from "../trace.ts";
+import { hexdump, quote, Trace } from "../trace.ts";
 import { printable } from "../utils.ts";
 import { bytes, captured, LINUX, missing, pair, pipe } from "./helpers.ts";
 import { random, receive, repeat, reset, ROOT, run } from "./helpers.ts";
@@ -79,12 +79,13 @@ test("echo_tcp -v says when a connection timed out", async () => {
 
 test("no line of a trace is wider than 80 columns", async () => {
   const trace = new Trace("echo_tcp", 1);
-  const peer = "[2001:db8:1111:2222:3333:4444:5555:6666%eth0]:65535 ";
+  const peer = "[2001:db8:1111:2222:3333:4444:5555:6666%eth0]:65535";
   const { err } = await captured(() => {
-    for (const who of ["", peer, `${peer}${peer}`]) {
-      trace.data("<", new Uint8Array(100_000), who);
-      trace.data(">", bytes("hello"), who);
-      trace.tcp(`${who}reset by the peer`);
+    const clients = [peer, `${peer} ${peer}`].map((who) => trace.client(who));
+    for (const each of [trace, ...clients]) {
+      each.data("<", new Uint8Array(100_000));
+      each.data(">", bytes("hello"));
+      each.tcp("reset by the peer");
     }
     trace.event("x".repeat(200));
   });
@@ -160,7 +161,7 @@ test("-vv dumps all bytes as hexdump -C does", {
     // -v: it shows a line again that is as the one before it.
     const { stdout } = await pipe("hexdump", ["-Cv"], part);
     const theirs = text(stdout).split("\n").slice(0, -2);
-    assertEquals(hexdump(part), theirs);
+    assertEquals([...hexdump(part)], theirs);
   }
 });
 
@@ -172,9 +173,7 @@ test("echo_tcp -vv shows each byte under its line", async () => {
     const [, dump] = stderr.split(RegExp(`${mark} 25 bytes *\n`));
     assertEquals(
       dump.split("\n").slice(0, 2),
-      hexdump(
-        bytes("hello, world, once again\n"),
-      ),
+      [...hexdump(bytes("hello, world, once again\n"))],
     );
   }
   for (const line of stderr.split("\n")) assert(line.length <= 80, line);
@@ -224,7 +223,7 @@ test("a traced connection is the same connection", async () => {
   await assertRejects(() => near.read(new Uint8Array(1)));
   const fail = () => Promise.reject(new Deno.errors.ConnectionReset("x"));
   const broken = { read: fail, write: fail, closeWrite: fail, close() {} };
-  const traced: Stream = new Trace("t", 0).stream(broken);
+  const traced = new Trace("t", 0).stream(broken);
   const { ConnectionReset } = Deno.errors;
   await assertRejects(() => traced.read(new Uint8Array(1)), ConnectionReset);
   await assertRejects(() => traced.write(new Uint8Array(1)), ConnectionReset);

@@ -18,7 +18,7 @@ import { once } from "node:events";
 import net, { type Socket } from "node:net"; // Deno's own sends no resets
 import { Duplex, Transform } from "node:stream";
 import { setTimeout } from "node:timers";
-import { random } from "../echo_udp.ts";
+import { chance } from "../echo_udp.ts";
 import { aborted, announce, counted, delay, Failure } from "../utils.ts";
 import { formatAddress, limited, log, parseNumber } from "../utils.ts";
 import { parsePort, parseTarget, refuse, refuseUnknown } from "../utils.ts";
@@ -64,7 +64,7 @@ async function relayTcp(client: Socket, relay: Relay): Promise<void> {
   const trace = relay.film(name);
   trace?.tcp("", ">SYN");
   server.on("connect", () => {
-    trace?.tcp(`${name} connected`, "<SYN, ACK", ">ACK");
+    trace?.tcp("connected", "<SYN, ACK", ">ACK");
     // A pipe reads no faster than it can write. Its end is a half-close.
     client.pipe(pieces(relay, { mark: ">", name, trace }, server)).pipe(server);
     server.pipe(pieces(relay, { mark: "<", name, trace }, client)).pipe(client);
@@ -79,14 +79,14 @@ function passReset(from: Socket, to: Socket, { mark, name, trace }: Way) {
   from.on("error", ({ code = "", message }: NodeJS.ErrnoException) => {
     const why = `${SENDER[mark]}: ${REASONS[code] ?? message}`;
     warn(`${name} ${why}`);
-    trace?.tcp(`${name} ${why}`, `${mark}RST`);
+    trace?.tcp(why, `${mark}RST`);
     to.resetAndDestroy();
   });
 }
 
 /** Cuts a stream into pieces, delays them, and shows them. */
 function pieces({ chop, wait }: Relay, way: Way, to: Socket): Transform {
-  const { mark, name, trace } = way;
+  const { mark, trace } = way;
   return new Transform({
     async transform(bytes: Uint8Array, _encoding, done) {
       const size = chop || bytes.length;
@@ -97,13 +97,13 @@ function pieces({ chop, wait }: Relay, way: Way, to: Socket): Transform {
         if (chop || wait) await delay(wait || 1);
         if (to.destroyed) break; // it was reset meanwhile
         const piece = bytes.subarray(start, start + size);
-        trace?.data(mark, piece, `${name} `);
+        trace?.data(mark, piece);
         this.push(piece);
       }
       done();
     },
     flush(done) {
-      trace?.tcp(`${name} half-closed by ${SENDER[mark]}`, `${mark}FIN`);
+      trace?.tcp(`half-closed by ${SENDER[mark]}`, `${mark}FIN`);
       done();
     },
   });
@@ -135,8 +135,8 @@ function join(client: Duplex, name: string, relay: Relay, over: () => void) {
   const silence = setTimeout(() => socket.close(over), relay.silence);
   client.on("data", () => silence.refresh());
   server.on("data", () => silence.refresh());
-  client.pipe(chance(relay, { mark: ">", name, trace })).pipe(server);
-  server.pipe(chance(relay, { mark: "<", name, trace })).pipe(client);
+  client.pipe(disturb(relay, { mark: ">", name, trace })).pipe(server);
+  server.pipe(disturb(relay, { mark: "<", name, trace })).pipe(client);
   socket.on("error", () => {}); // Windows tells that no server is there
   socket.on("message", (answer, from) => {
     if (from.address === hostname && from.port === port) server.push(answer);
@@ -156,9 +156,9 @@ function peer(socket: dgram.Socket, host: string, port: number): Duplex {
 }
 
 /** Does to datagrams what networks do by chance, and shows them. */
-function chance(relay: Relay, way: Way): Transform {
-  const { mark, name, trace } = way;
-  const happens = (percent: number) => 100 * relay.draw[mark]() < percent;
+function disturb(relay: Relay, way: Way): Transform {
+  const { mark, trace } = way;
+  const happens = relay.happens[mark];
   return new Transform({
     objectMode: true,
     async transform(datagram: Uint8Array, _encoding, done) {
@@ -173,7 +173,7 @@ function chance(relay: Relay, way: Way): Transform {
       const pause = isHeld ? relay.wait + HOLD : relay.wait;
       if (pause) await delay(pause);
       for (let copies = isDouble ? 2 : 1; copies > 0; copies--) {
-        trace?.data(mark, datagram, `${name} `, "-)");
+        trace?.data(mark, datagram, "-)");
         this.push(datagram);
       }
     },
@@ -181,9 +181,9 @@ function chance(relay: Relay, way: Way): Transform {
 }
 
 /** Notes what was done to bytes on their way. */
-function tell({ mark, name, trace }: Way, bytes: Uint8Array, act: string) {
+function tell({ mark, trace }: Way, bytes: Uint8Array, act: string) {
   const size = counted(bytes.length, "byte");
-  trace?.event(`${name} ${size} from ${SENDER[mark]} ${act}`);
+  trace?.event(`${size} from ${SENDER[mark]} ${act}`);
 }
 
 /** Opens a port for IPv6 and IPv4. Throws a {@linkcode Failure} of 1. */
@@ -247,7 +247,7 @@ function filming(trace?: Trace): Relay["film"] {
   const names = new Set<string>();
   return (name) => {
     if (names.size < MOST_LANES) names.add(name);
-    return trace?.client(names.has(name) ? name : "others");
+    return trace?.client(name, names.has(name) ? name : "others");
   };
 }
 
@@ -271,7 +271,7 @@ function parseFaults(options: Options) {
     lose: parseNumber(options, "lose", 0, [0, 100]), // of a hundred
     double: parseNumber(options, "double", 0, [0, 100]),
     swap: parseNumber(options, "swap", 0, [0, 100]),
-    draw: { ">": random(seed), "<": random(seed + 1e6) },
+    happens: { ">": chance(seed), "<": chance(seed + 1e6) },
   };
 }
 

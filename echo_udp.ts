@@ -215,13 +215,15 @@ async function send(options: TalkOptions, exchange: Exchange) {
 async function receive(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
   for await (const answer of answers(options)) {
+    const index = owed.indexOf(latin1.decode(answer));
+    const arrived = performance.now();
     exchange.isReading = false;
     await options.output(answer);
     exchange.isReading = true;
-    exchange.since = performance.now();
+    exchange.since += performance.now() - arrived;
     exchange.received++;
-    const index = owed.indexOf(latin1.decode(answer));
-    if (index < 0) continue; // it is damaged, or came twice
+    if (index < 0) continue; // it is damaged, or came twice: no news
+    exchange.since = performance.now();
     owed.splice(index, 1); // only now: `send` ends when nothing is owed
     exchange.returned++;
     exchange.change.resolve();

@@ -152,6 +152,19 @@ test("the client's patience is not renewed by what it sends", async () => {
   await delay(60); // the person's last pause
 });
 
+test("the client's patience is not renewed by damaged answers", async () => {
+  await using server = new Actor(async (_, reply) => {
+    for (let n = 0; n < 60; n++) {
+      await reply(bytes("junk\n")).catch(() => {}); // the client has gone
+      await delay(50);
+    }
+  });
+  const started = performance.now();
+  const { error } = await talking(server, [bytes("a\n")], { timeout: 200 });
+  assertFailure(error, 8, /damaged/);
+  assertLess(performance.now() - started, 2000);
+});
+
 test("the client says 8 when only damaged answers come", async () => {
   for (const answer of ["junk", "hell", "hellO\n", ""]) {
     await using server = new Actor(async (_, reply) => {

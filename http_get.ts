@@ -27,6 +27,11 @@ import { screen, timeLimit, type Trace, VERSION, writeAll } from "./utils.ts";
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
 const CR = 13;
 const LF = 10;
+// The value of each hexadecimal digit, by its byte, and NaN by any other.
+const HEX = Array.from(
+  { length: 256 },
+  (_, byte) => parseInt(String.fromCharCode(byte), 16),
+);
 const RULE = "RFC 9112 6.3, rule";
 
 /**
@@ -39,18 +44,18 @@ export async function get(
   answer: Answer,
 ): Promise<void> {
   await writeAll(conn, new TextEncoder().encode(request));
-  const reader = new BufferedReader(conn);
+  // What has been gathered is written while this waits for more.
+  const reader = new BufferedReader(conn, () => answer.output.flush());
   let head: Head;
   do {
     head = await readHead(reader);
     await answer.head(head);
   } while (head.status < 200); // such as 100 Continue: the real answer follows
   const framing = frame(request.split(" ")[0], head);
-  const body = answer.body(head, framing);
-  if (!body) return; // a redirect that is followed
-  if (framing.isChunked) await passChunks(reader, body, answer.log);
-  else await passBytes(reader, framing.length, body);
-  await body.end();
+  if (!answer.wants(head, framing)) return; // a redirect that is followed
+  if (framing.isChunked) await passChunks(reader, answer);
+  else await passBytes(reader, framing.length, answer);
+  await answer.end();
 }
 
 /** A header section. Each character of its text stands for one byte. */
@@ -73,16 +78,15 @@ class BufferedReader {
   #start = 0; // of what has not been taken
   #end = 0;
 
-  constructor(readonly conn: Pick<Deno.Conn, "read">) {}
+  /** `idle` is called before it waits for the server. */
+  constructor(
+    readonly conn: Pick<Deno.Conn, "read">,
+    readonly idle: () => void,
+  ) {}
 
-  get length(): number {
-    return this.#end - this.#start;
-  }
-
-  /** The byte at this place; undefined if it has not come. */
-  at(place: number): number | undefined {
-    const index = this.#start + place;
-    return index < this.#end ? this.#buffer[index] : undefined;
+  /** The byte at this place. */
+  at(place: number): number {
+    return this.#buffer[this.#start + place];
   }
 
   /** Returns what has come, up to `most` bytes. It is good until `fill`. */
@@ -93,13 +97,6 @@ class BufferedReader {
 
   skip(length: number): void {
     this.#start += length;
-  }
-
-  /** Returns what has come, up to `most` bytes, and skips it. */
-  take(most: number): Uint8Array {
-    const bytes = this.peek(most);
-    this.skip(bytes.length);
-    return bytes;
   }
 
   /**
@@ -121,7 +118,7 @@ class BufferedReader {
     for (let searched = 0; searched < MOST_HEAD;) {
       const length = this.lineLength(searched);
       if (length > 0) return length;
-      searched = this.length;
+      searched = this.#end - this.#start;
       if (await this.fill()) continue;
       throw new Failure(18, `the server closed ${where}`);
     }
@@ -130,11 +127,10 @@ class BufferedReader {
 
   /** Waits for more bytes. Returns false when the server has closed. */
   async fill(): Promise<boolean> {
-    if (this.length === 0 || this.#end === this.#buffer.length) {
-      this.#buffer.copyWithin(0, this.#start, this.#end);
-      this.#end = this.length; // while #start is still the old one
-      this.#start = 0;
-    }
+    this.#buffer.copyWithin(0, this.#start, this.#end);
+    this.#end -= this.#start;
+    this.#start = 0;
+    this.idle();
     try {
       const length = await this.conn.read(this.#buffer.subarray(this.#end));
       this.#end += length ?? 0;
@@ -150,17 +146,17 @@ class BufferedReader {
 /** Reads a header section: RFC 9112 2 to 5. Throws a {@linkcode Failure}. */
 async function readHead(reader: BufferedReader): Promise<Head> {
   await readStart(reader);
-  const raw = await readSection(reader, "in the header section");
-  const lines = raw.map((line) => line.replace(/\r?\n$/, ""));
-  for (const line of lines) if (/[\0\r]/.test(line)) throw notField(line);
-  const [statusLine, ...fieldLines] = lines.slice(0, -1);
+  const lines = await readSection(reader, "in the header section");
+  for (const line of lines) if (/\0|\r(?!\n)/.test(line)) throw notField(line);
+  const [statusLine, ...rest] = lines;
   // HTTP/1.1, three digits, and perhaps a reason
-  const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?$/;
+  const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?\r?\n$/;
   const [, status, reason = ""] = statusLine.match(pattern) ?? [];
   if (!status) throw foreign(statusLine);
-  const fields: Head["fields"] = [];
-  for (const line of fieldLines) addField(fields, line);
-  return { status: Number(status), reason, fields, text: raw.join("") };
+  // A field goes on in a line that begins with a space or a tab.
+  const fieldLines = rest.join("").split(/\r?\n(?![ \t])/).slice(0, -2);
+  const fields = fieldLines.map(parseField);
+  return { status: Number(status), reason, fields, text: lines.join("") };
 }
 
 /** Waits for `HTTP/`: a server of another protocol may never end its line. */
@@ -185,27 +181,23 @@ function foreign(text: string): Failure {
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
-    const length = reader.lineLength() || await reader.needLine(where);
-    const isLast = lineEnd(reader, 0) > 0; // an empty line
-    const line = latin1(reader.take(length));
-    size += Math.max(60, line.length); // a short line costs memory, too
+    const length = await reader.needLine(where);
+    const line = latin1(reader.peek(length));
+    reader.skip(length);
     lines.push(line);
-    if (isLast) return lines;
+    if (/^\r?\n$/.test(line)) return lines;
+    size += Math.max(60, line.length); // a short line costs memory, too
   }
   throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
 }
 
-/** Adds a field, or the rest of one that is folded. */
-function addField(fields: Head["fields"], line: string): void {
-  const last = fields.at(-1);
-  if (last && /^[ \t]/.test(line)) { // folded: the value goes on
-    last[1] = trim(`${last[1]} ${trim(line)}`);
-    return;
-  }
+/** Reads a field. Where its line is folded, the parts are joined. */
+function parseField(line: string): [name: string, value: string] {
   // A name has no spaces, no control characters and no colon.
-  const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/) ?? [];
+  const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [];
   if (!name) throw notField(line);
-  fields.push([name, trim(value)]);
+  const parts = value.split("\n").map(trim).filter((part) => part);
+  return [name, parts.join(" ")];
 }
 
 function notField(line: string): Failure {
@@ -213,9 +205,9 @@ function notField(line: string): Failure {
   return new Failure(8, `not a line of a header section: "${start}"`);
 }
 
-/** Without spaces and tabs around it. (trim() takes bytes above 127, too.) */
+/** Without white space around it. (trim() takes bytes above 127, too.) */
 function trim(text: string): string {
-  return text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
+  return text.match(/[^ \t\r](.*[^ \t\r])?/s)?.[0] ?? "";
 }
 
 /** The values of all fields of a name. */
@@ -281,16 +273,15 @@ export function frame(method: string, head: Head): Framing {
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
-async function passBytes(reader: BufferedReader, length: number, body: Body) {
-  for (let left = length; left > 0;) {
-    const bytes = reader.take(left);
-    await body.write(bytes);
+async function passBytes(reader: BufferedReader, size: number, answer: Answer) {
+  for (let left = size; left > 0;) {
+    const bytes = reader.peek(left);
+    await answer.write(bytes);
+    reader.skip(bytes.length);
     left -= bytes.length;
-    if (left === 0) return;
-    body.flush();
-    if (await reader.fill()) continue;
-    if (length < Infinity) {
-      const missing = `${left} of ${length} bytes still to come`;
+    if (left === 0 || await reader.fill()) continue;
+    if (size < Infinity) {
+      const missing = `${left} of ${size} bytes still to come`;
       throw new Failure(18, `the server closed with ${missing}`);
     }
     if (!reader.isCut) return;
@@ -299,68 +290,53 @@ async function passBytes(reader: BufferedReader, length: number, body: Body) {
 }
 
 /** Passes on what is in the chunks: RFC 9112 7.1. */
-async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
-  const needLine = async () => {
-    body.flush(); // nothing is held back while this waits
-    await reader.needLine("between two chunks");
-  };
+async function passChunks(reader: BufferedReader, answer: Answer) {
+  // Chunks may be small. What has come is passed on without an await.
+  const where = "between two chunks";
   for (;;) {
-    // Chunks may be small. What has come is passed on without an await.
-    if (!reader.lineLength()) await needLine();
-    const size = takeChunkSize(reader);
-    log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
+    const sizeLine = reader.lineLength() || await reader.needLine(where);
+    const size = readChunkSize(reader, sizeLine);
+    reader.skip(sizeLine);
+    answer.log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
     if (size === 0) break;
-    if (size <= reader.length && body.gather(reader.peek(size))) {
-      reader.skip(size);
-    } else await passBytes(reader, size, body);
-    if (!reader.lineLength()) await needLine(); // the line end after the data
-    const end = lineEnd(reader, 0);
-    if (!end) {
+    const data = reader.peek(size);
+    if (data.length === size && answer.gather(data)) reader.skip(size);
+    else await passBytes(reader, size, answer);
+    const lineEnd = reader.lineLength() || await reader.needLine(where);
+    if (!isLineEnd(reader, 0)) {
       throw new Failure(56, `a chunk does not end after its ${size} bytes`);
     }
-    reader.skip(end);
+    reader.skip(lineEnd);
   }
-  body.flush();
   // Trailers are not headers: nobody may rely on them.
   const trailers = await readSection(reader, "in the trailer section");
-  for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
+  for (const line of trailers.slice(0, -1)) {
+    answer.log?.(`trailer: ${line.trimEnd()}`);
+  }
 }
 
-/** The length of the line end at this place; 0 if there is none. */
-function lineEnd(reader: BufferedReader, place: number): number {
-  if (reader.at(place) === LF) return 1;
-  return reader.at(place) === CR && reader.at(place + 1) === LF ? 2 : 0;
+/** Whether there is a line end at this place. */
+function isLineEnd(reader: BufferedReader, place: number): boolean {
+  const isCRLF = reader.at(place) === CR && reader.at(place + 1) === LF;
+  return isCRLF || reader.at(place) === LF;
 }
 
-/** Takes a chunk's size. What follows a semicolon, an extension, is unused. */
-function takeChunkSize(reader: BufferedReader): number {
+/** Reads the size in a line of so many bytes. An extension is skipped. */
+function readChunkSize(reader: BufferedReader, length: number): number {
   let size = 0;
   let digits = 0;
-  for (; hexDigit(reader.at(digits)) >= 0; digits++) {
-    size = 16 * size + hexDigit(reader.at(digits));
+  for (; HEX[reader.at(digits)] >= 0; digits++) {
+    size = 16 * size + HEX[reader.at(digits)];
   }
   const isSize = digits > 0 && size <= Number.MAX_SAFE_INTEGER;
-  const end = lineEnd(reader, digits);
-  if (isSize && end) {
-    reader.skip(digits + end);
-    return size;
-  }
-  const line = latin1(reader.take(reader.lineLength()));
-  if (isSize && /^[\da-f]+[ \t]*(;|\r?\n)/i.test(line)) return size;
+  if (isSize && isLineEnd(reader, digits)) return size; // the usual line
+  const line = latin1(reader.peek(length));
+  if (isSize && /^[ \t]*(;|\r?\n)/.test(line.slice(digits))) return size;
   throw new Failure(56, `"${line.slice(0, 60).trimEnd()}" is not a chunk size`);
-}
-
-function hexDigit(byte = -1): number {
-  if (byte >= 48 && byte <= 57) return byte - 48;
-  const letter = byte | 32; // lower case
-  return letter >= 97 && letter <= 102 ? letter - 87 : -1;
 }
 
 /** Takes bytes, which are good until it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
-
-/** Where the pieces of a body go. */
-type Body = Pick<BufferedWriter, "gather" | "write" | "flush" | "end">;
 
 /**
  * Gathers small pieces into large writes, as each write has its cost. While
@@ -374,10 +350,11 @@ export class BufferedWriter {
   /** `failed` is called at once when a write fails; `end` throws why. */
   constructor(readonly target: Write, readonly failed: () => void) {}
 
-  /** Takes the bytes if there is room, or returns false. */
+  /** Takes the bytes, or returns false: they are many, or there is no room. */
   gather(bytes: Uint8Array): boolean {
     const [buffer] = this.#buffers;
-    if (this.#length + bytes.length > buffer.length) return false;
+    const isLarge = bytes.length >= 64 * 1024; // and not worth a copy
+    if (isLarge || this.#length + bytes.length > buffer.length) return false;
     buffer.set(bytes, this.#length);
     this.#length += bytes.length;
     return true;
@@ -385,14 +362,9 @@ export class BufferedWriter {
 
   /** Takes the bytes, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
-    if (bytes.length >= 64 * 1024) { // large enough, and not worth a copy
-      await this.end(); // what came before
-      await this.target(bytes);
-    } else if (!this.gather(bytes)) {
-      await this.#writing;
-      this.flush(); // then the other buffer has room
-      this.gather(bytes);
-    }
+    if (this.gather(bytes)) return;
+    await this.end(); // what came before
+    if (!this.gather(bytes)) await this.target(bytes);
   }
 
   /** Begins to write what is gathered, if no write is under way. */
@@ -418,15 +390,11 @@ export class BufferedWriter {
 type Engine = import("node:zlib").Gunzip;
 
 /** Decodes gzip or deflate. Of a damaged body, it passes on what is good. */
-class Decoder implements Body {
+class Decoder {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
 
-  constructor(readonly coding: string, readonly output: Body) {}
-
-  gather(): boolean {
-    return false; // decoding has to be waited for
-  }
+  constructor(readonly coding: string, readonly target: Write) {}
 
   /** Throws a {@linkcode Failure} of 61. */
   async write(bytes: Uint8Array): Promise<void> {
@@ -447,10 +415,6 @@ class Decoder implements Body {
     }
   }
 
-  flush(): void {
-    this.output.flush();
-  }
-
   /** Throws a {@linkcode Failure} of 61 if the end is missing. */
   async end(): Promise<void> {
     const engine = this.#engine;
@@ -458,7 +422,6 @@ class Decoder implements Body {
       engine.once("end", resolve).once("error", resolve).end();
     });
     await this.#pass(error);
-    await this.output.end();
   }
 
   async #open(): Promise<Engine> {
@@ -478,7 +441,7 @@ class Decoder implements Body {
 
   async #pass(error: unknown): Promise<void> {
     for (const bytes of this.#decoded.splice(0)) {
-      await this.output.write(bytes);
+      await this.target(bytes);
       // A used buffer is freed at once: the collector would let many pile up.
       const { buffer, byteOffset, length } = bytes;
       const isUsedUp = byteOffset + length === buffer.byteLength;
@@ -505,14 +468,15 @@ export class Answer {
   readonly log: Log | undefined;
   readonly output: BufferedWriter;
   #progress: Progress;
+  #decoder: Decoder | undefined;
   #headBytes = 0; // of all header sections
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
     const { trace, progress = new Progress() } = options;
     this.#progress = progress;
-    if (trace) this.log = (line) => trace.event(line);
-    this.output = new BufferedWriter((bytes) => this.#write(bytes), failed);
+    this.log = trace?.event.bind(trace);
+    this.output = new BufferedWriter((bytes) => this.#save(bytes), failed);
   }
 
   /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
@@ -526,13 +490,13 @@ export class Answer {
     if (include || head) await write(bytes);
   }
 
-  /** Returns where the body goes, if anywhere. Throws a {@linkcode Failure}. */
-  body(head: Head, { isChunked, length, why }: Framing): Body | undefined {
+  /** Whether the body is wanted. Throws a {@linkcode Failure}. */
+  wants(head: Head, { isChunked, length, why }: Framing): boolean {
     const { status } = head;
     const { fail, compressed, "max-filesize": max } = this.options;
     if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
       this.location = values(head, "location").find((each) => each) ?? "";
-      if (this.location) return undefined;
+      if (this.location) return false;
     }
     this.log?.(`body: ${why}`);
     if (fail && status >= 400) {
@@ -546,12 +510,29 @@ export class Answer {
     codings.push(...list(head, "transfer-encoding"));
     if (isChunked) codings.splice(codings.lastIndexOf("chunked"), 1);
     const coded = codings.filter((each) => !/^(identity|none)?$/.test(each));
-    if (coded.length) return new Decoder(coded.join(", "), this.output);
-    this.#progress.total = length;
-    return this.output;
+    const output = (bytes: Uint8Array) => this.output.write(bytes);
+    if (coded.length) this.#decoder = new Decoder(coded.join(", "), output);
+    else this.#progress.total = length;
+    return true;
   }
 
-  async #write(bytes: Uint8Array): Promise<void> {
+  /** Takes a piece of the body if that needs no waiting. */
+  gather(bytes: Uint8Array): boolean {
+    return !this.#decoder && this.output.gather(bytes);
+  }
+
+  /** Takes a piece of the body. Throws a {@linkcode Failure}. */
+  write(bytes: Uint8Array): Promise<void> {
+    return (this.#decoder ?? this.output).write(bytes);
+  }
+
+  /** Waits until all of the body is written. Throws a {@linkcode Failure}. */
+  async end(): Promise<void> {
+    await this.#decoder?.end();
+    await this.output.end();
+  }
+
+  async #save(bytes: Uint8Array): Promise<void> {
     const { write, "max-filesize": max } = this.options;
     await write(bytes.subarray(0, (max || Infinity) - this.#progress.done));
     this.#progress.done += bytes.length;

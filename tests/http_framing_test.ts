@@ -38,6 +38,14 @@ function connection(pieces: Iterable<Uint8Array>) {
 let writer: BufferedWriter | undefined; // one for all: its buffers are large
 let take: (bytes: Uint8Array) => Promise<void>;
 
+/** How an answer takes a body that is not coded. */
+const taking = (output: BufferedWriter) => ({
+  output,
+  gather: (bytes: Uint8Array) => output.gather(bytes),
+  write: (bytes: Uint8Array) => output.write(bytes),
+  end: () => output.end(),
+});
+
 /** What `get` makes of an answer that comes in these pieces. */
 async function read(pieces: Iterable<Uint8Array>, method = "GET") {
   const result = { body: "", failure: 0, message: "", heads: [] as Head[] };
@@ -49,10 +57,8 @@ async function read(pieces: Iterable<Uint8Array>, method = "GET") {
   writer ??= new BufferedWriter((bytes) => take(bytes), () => {});
   const answer = {
     head: (head: Head) => Promise.resolve(void result.heads.push(head)),
-    body(_: Head, { why }: { why: string }) {
-      lines.push(why);
-      return writer;
-    },
+    wants: (_: Head, { why }: { why: string }) => lines.push(why) > 0,
+    ...taking(writer),
     log: (line: string) => lines.push(line),
   };
   const conn = connection(pieces);
@@ -350,7 +356,11 @@ test("http_get gives what has come before it waits for more", async () => {
     return Promise.resolve();
   };
   const writer = new BufferedWriter(take, () => {});
-  const answer = { head: () => Promise.resolve(), body: () => writer };
+  const answer = {
+    head: () => Promise.resolve(),
+    wants: () => true,
+    ...taking(writer),
+  };
   const pieces = (function* () {
     yield bytes(`${CHUNKED}2\r\nhe\r\n3\r\nllo\r\n9\r\n`);
     yield bytes(",");

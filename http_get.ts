@@ -27,11 +27,6 @@ import { screen, timeLimit, type Trace, VERSION, writeAll } from "./utils.ts";
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
 const CR = 13;
 const LF = 10;
-// The value of each hexadecimal digit, by its byte, and NaN by any other.
-const HEX = Array.from(
-  { length: 256 },
-  (_, byte) => parseInt(String.fromCharCode(byte), 16),
-);
 const RULE = "RFC 9112 6.3, rule";
 
 /**
@@ -99,21 +94,15 @@ class BufferedReader {
     this.#start += length;
   }
 
-  /**
-   * The length of the next line with its end; 0 if not all of it has come. The
-   * first `searched` bytes are known to have no line end.
-   */
+  /** The length of the next line with its end; 0 if not all of it has come. */
   lineLength(searched = 0): number {
     const buffer = this.#buffer;
-    let place = this.#start + searched;
+    let place = this.#start + searched; // there is no line end before it
     while (place < this.#end && buffer[place] !== LF) place++;
     return place < this.#end ? place + 1 - this.#start : 0;
   }
 
-  /**
-   * Waits until a line has come, and returns its length. Throws a
-   * {@linkcode Failure}: 18, 56 or 63.
-   */
+  /** Waits for a line. Throws a {@linkcode Failure} of 18, 56 or 63. */
   async needLine(where: string): Promise<number> {
     for (let searched = 0; searched < MOST_HEAD;) {
       const length = this.lineLength(searched);
@@ -173,8 +162,13 @@ async function readStart(reader: BufferedReader): Promise<void> {
 
 function foreign(text: string): Failure {
   const hint = text[0] === "\x15" ? ", which is TLS: try https://" : ""; // alert
-  const what = `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"${hint}`;
-  return new Failure(1, `the server does not speak HTTP/1: it sent ${what}`);
+  const what = `the server does not speak HTTP/1: it sent ${quote(text)}`;
+  return new Failure(1, what + hint);
+}
+
+/** Quotes the start of what a server sent, up to its line end. */
+function quote(text: string): string {
+  return `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"`;
 }
 
 /** Reads lines up to an empty one. Throws a {@linkcode Failure} of 18 or 63. */
@@ -201,8 +195,7 @@ function parseField(line: string): [name: string, value: string] {
 }
 
 function notField(line: string): Failure {
-  const start = line.slice(0, 60);
-  return new Failure(8, `not a line of a header section: "${start}"`);
+  return new Failure(8, `not a line of a header section: ${quote(line)}`);
 }
 
 /** Without white space around it. (trim() takes bytes above 127, too.) */
@@ -268,7 +261,7 @@ export function frame(method: string, head: Head): Framing {
   if (areSame && length <= Number.MAX_SAFE_INTEGER) {
     return { length, why: `${length} bytes, by Content-Length (${RULE} 6)` };
   }
-  const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
+  const given = quote(`Content-Length: ${lengths.join(", ")}`);
   throw new Failure(8, `${given} is not a length (${RULE} 5)`);
 }
 
@@ -325,14 +318,20 @@ function isLineEnd(reader: BufferedReader, place: number): boolean {
 function readChunkSize(reader: BufferedReader, length: number): number {
   let size = 0;
   let digits = 0;
-  for (; HEX[reader.at(digits)] >= 0; digits++) {
-    size = 16 * size + HEX[reader.at(digits)];
+  for (; hexDigit(reader.at(digits)) >= 0; digits++) {
+    size = 16 * size + hexDigit(reader.at(digits));
   }
   const isSize = digits > 0 && size <= Number.MAX_SAFE_INTEGER;
   if (isSize && isLineEnd(reader, digits)) return size; // the usual line
   const line = latin1(reader.peek(length));
   if (isSize && /^[ \t]*(;|\r?\n)/.test(line.slice(digits))) return size;
-  throw new Failure(56, `"${line.slice(0, 60).trimEnd()}" is not a chunk size`);
+  throw new Failure(56, `${quote(line)} is not a chunk size`);
+}
+
+function hexDigit(byte: number): number {
+  if (byte >= 48 && byte <= 57) return byte - 48;
+  const letter = byte | 32; // lower case
+  return letter >= 97 && letter <= 102 ? letter - 87 : -1;
 }
 
 /** Takes bytes, which are good until it resolves. */
@@ -428,7 +427,7 @@ class Decoder {
     const { createGunzip, createInflate } = await import("node:zlib");
     const isGzip = /^(x-)?gzip$/.test(this.coding);
     if (!isGzip && this.coding !== "deflate") {
-      const coding = `"${this.coding.slice(0, 60)}"`;
+      const coding = quote(this.coding);
       throw new Failure(61, `unsupported content coding ${coding}`);
     }
     const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
@@ -469,7 +468,6 @@ export class Answer {
   readonly output: BufferedWriter;
   #progress: Progress;
   #decoder: Decoder | undefined;
-  #headBytes = 0; // of all header sections
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
@@ -479,12 +477,8 @@ export class Answer {
     this.output = new BufferedWriter((bytes) => this.#save(bytes), failed);
   }
 
-  /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
+  /** Takes a header section. Throws a {@linkcode Failure} of 23. */
   async head({ text }: Head): Promise<void> {
-    this.#headBytes += text.length;
-    if (this.#headBytes > 20 * MOST_HEAD) {
-      throw new Failure(63, "too many interim (1xx) responses");
-    }
     const { include, head, write } = this.options;
     const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
     if (include || head) await write(bytes);
@@ -585,7 +579,7 @@ export function redirect(from: URL, location: string): URL {
   });
   const to = URL.parse(escaped, from);
   if (!to || to.port === "0") {
-    const where = `"${location.slice(0, 200)}"`;
+    const where = quote(location);
     throw new Failure(3, `redirected to ${where}, which is not a URL`);
   }
   if (!/^https?:$/.test(to.protocol)) {
@@ -708,30 +702,27 @@ async function follow(options: Options): Promise<void> {
  * signal's reason.
  */
 export async function download(options: Options): Promise<void> {
-  const { signal } = options;
   const stop = new AbortController();
-  const abort = () => stop.abort(signal.reason);
-  signal.addEventListener("abort", abort);
-  if (signal.aborted) abort();
+  const { signal } = stop;
+  const abort = () => stop.abort(options.signal.reason);
+  // The caller's signal may live on: with `signal`, nothing is left there.
+  options.signal.addEventListener("abort", abort, { signal });
+  if (options.signal.aborted) abort();
   try {
-    const following = follow({ ...options, signal: stop.signal });
-    await Promise.race([following, aborted(stop.signal)]);
+    const following = follow({ ...options, signal });
+    await Promise.race([following, aborted(signal)]);
   } finally {
-    signal.removeEventListener("abort", abort); // it may live on
     stop.abort(); // closes what is still open
   }
 }
 
-function unwritable(what: string, error: unknown): Failure {
-  return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
+function unwritable(what: string, error: unknown): never {
+  throw new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
 /** Writes all of the bytes. Files are written synchronously: it is faster. */
 function writer(name: string, to: Parameters<typeof writeAll>[0]): Write {
-  return (bytes) =>
-    writeAll(to, bytes).catch((error) => {
-      throw unwritable(name, error);
-    });
+  return (bytes) => writeAll(to, bytes).catch((why) => unwritable(name, why));
 }
 
 async function writeToTerminal(bytes: Uint8Array): Promise<void> {
@@ -749,7 +740,7 @@ async function standardOutput(): Promise<Write> {
   // The flags are octal, and the lowest two bits are 0 for reading.
   const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
   if (/^flags:\s*\d*[04]$/m.test(flags)) {
-    throw unwritable("the output", new Error("it is open for reading only"));
+    unwritable("the output", new Error("it is open for reading only"));
   }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
   const isQuick = info?.isFile || info?.isCharDevice;
@@ -765,11 +756,11 @@ class OutputFile implements AsyncDisposable {
   constructor(
     readonly path: string,
     readonly file: Deno.FsFile,
-    readonly kind: "part" | "in place" | "device",
+    readonly isDevice: boolean, // or is open already
     readonly part = "", // its name so far
   ) {
     const quick = { write: (part: Uint8Array) => file.writeSync(part) };
-    this.#put = writer(path, kind === "device" ? file : quick);
+    this.#put = writer(path, isDevice ? file : quick);
   }
 
   /** Throws a {@linkcode Failure} of 23. */
@@ -782,40 +773,39 @@ class OutputFile implements AsyncDisposable {
       // A FIFO waits for its other end. A file is not left half made.
       const waits = old && !old.isFile ? [aborted(signal)] : [];
       const file = await Promise.race([opening, ...waits]);
+      if (file.isTerminal()) throw new Error("it is a terminal: leave out -o");
       const info = await file.stat();
-      if (!info.isFile || append) return new OutputFile(path, file, "device");
+      if (!info.isFile || append) return new OutputFile(path, file, true);
       const target = await Deno.realPath(path); // a link stays one
       const part = await makePart(target, info);
       if (!part) {
         complain(`http_get: cannot replace ${path}: overwriting it in place`);
-        return new OutputFile(target, file, "in place");
+        return new OutputFile(target, file, false);
       }
       file.close();
       if (!old) await Deno.remove(target); // until it is complete
       const opened = await Deno.open(part, { write: true });
-      return new OutputFile(target, opened, "part", part);
+      return new OutputFile(target, opened, false, part);
     } catch (error) {
       signal.throwIfAborted();
-      throw unwritable(path, error);
+      unwritable(path, error);
     }
   }
 
-  async write(bytes: Uint8Array): Promise<void> {
-    const isFirst = this.kind === "in place" && !this.#isBegun;
+  readonly write: Write = async (bytes) => {
+    // What is overwritten in place stays as it is until the first byte comes.
+    if (!this.#isBegun && !this.isDevice) await this.file.truncate();
     this.#isBegun = true;
-    if (isFirst) await this.file.truncate();
     await this.#put(bytes);
-  }
+  };
 
   /** Puts it where it belongs. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
     await this.write(new Uint8Array(0)); // if no byte came, this empties it
     this.file.close(); // Windows renames nothing that is open
-    try {
-      if (this.part) await Deno.rename(this.part, this.path);
-    } catch (error) {
-      throw unwritable(this.path, error);
-    }
+    if (!this.part) return;
+    const renaming = Deno.rename(this.part, this.path);
+    await renaming.catch((why) => unwritable(this.path, why));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -864,17 +854,18 @@ class Progress {
   /** `12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left` */
   toString(): string {
     const { done, total } = this;
-    const milliseconds = performance.now() - this.#started;
+    const seconds = (performance.now() - this.#started) / 1000;
     const format = (count: number) => Math.ceil(count).toLocaleString("en");
-    const parts = [`${format(done / 1000)} kB`];
-    if (total < Infinity) {
-      parts[0] += ` of ${format(total / 1000)} kB`;
-      parts.push(`${total ? Math.floor(100 * done / total) : 100}%`);
-    }
-    parts.push(`${format(done / milliseconds)} kB/s`);
-    const left = milliseconds * (total - done) / done / 1000; // seconds
-    if (left > 0 && left < Infinity) parts.push(`${format(left)} s left`);
-    return parts.join("  ");
+    const speed = `${format(done / seconds / 1000)} kB/s`;
+    const size = `${format(done / 1000)} kB`;
+    if (total === Infinity) return `${size}  ${speed}`;
+    const percent = total ? Math.floor(100 * done / total) : 100;
+    const share = `${size} of ${
+      format(total / 1000)
+    } kB  ${percent}%  ${speed}`;
+    const left = seconds * (total - done) / done;
+    const isKnown = left > 0 && left < Infinity;
+    return isKnown ? `${share}  ${format(left)} s left` : share;
   }
 }
 
@@ -889,13 +880,10 @@ function showProgress(progress: Progress): Disposable {
       Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch { /* the terminal is gone */ }
   };
-  const timer = setInterval(show, 250, "");
-  return {
-    [Symbol.dispose]() {
-      clearInterval(timer);
-      show("\n");
-    },
-  };
+  const bar = new DisposableStack();
+  bar.defer(() => show("\n"));
+  bar.adopt(setInterval(show, 250, ""), clearInterval);
+  return bar;
 }
 
 const USAGE = `http_get: an HTTP GET by hand over a socket (RFC 9112)
@@ -969,8 +957,9 @@ function check(given: ReturnType<typeof parse>) {
 
 type Given = ReturnType<typeof check>;
 
-/** Reads authorities. Throws a {@linkcode Failure} of 2. */
-async function readAuthorities(file: string): Promise<string> {
+/** Reads the authorities of --cacert. Throws a {@linkcode Failure} of 2. */
+async function readAuthorities(file?: string): Promise<string[]> {
+  if (file === undefined) return [];
   const text = await Deno.readTextFile(file).catch((error) => {
     throw new Failure(2, `cannot read ${file}: ${reason(error)}`, error);
   });
@@ -979,40 +968,31 @@ async function readAuthorities(file: string): Promise<string> {
   }
   try {
     Deno.createHttpClient({ caCerts: [text] }).close(); // it looks at them
-    return text;
+    return [text];
   } catch (error) {
     const why = reason(error).replace(/.*: /, "");
     throw new Failure(2, `a certificate in ${file} is damaged: ${why}`, error);
   }
 }
 
-async function openOutput({ output: path = "-", signal }: Task) {
-  if (path === "-" || path === "/dev/stdout") return undefined;
-  const file = await OutputFile.open(path, signal);
-  if (!file.file.isTerminal()) return file;
-  throw new Failure(23, `${path} is a terminal: leave out -o`);
-}
-
-type Task = Given & Pick<Options, "signal" | "trace">;
-
-async function client(task: Task): Promise<void> {
+/** Gets what the command line says. Throws a {@linkcode Failure}. */
+async function client(given: Given, signal: AbortSignal, trace?: Trace) {
   // Unless this is set, Deno trusts only the authorities on its own list.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  const reading = task.cacert && readAuthorities(task.cacert);
-  const authorities = await Promise.race([reading, aborted(task.signal)]);
-  await using file = await openOutput(task);
-  const write = file
-    ? (bytes: Uint8Array) => file.write(bytes)
-    : await standardOutput();
+  const reading = readAuthorities(given.cacert);
+  const caCerts = await Promise.race([reading, aborted(signal)]);
+  const { output: path = "-" } = given;
+  const isFile = path !== "-" && path !== "/dev/stdout";
+  await using file = isFile ? await OutputFile.open(path, signal) : undefined;
+  const write = file?.write ?? await standardOutput();
   const progress = new Progress();
-  const isShown = file && !task.silent && Deno.stderr.isTerminal();
+  const isShown = isFile && !given.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  const caCerts = authorities ? [authorities] : [];
-  await download({ ...task, caCerts, write, progress });
+  await download({ ...given, caCerts, write, progress, signal, trace });
   await file?.keep();
 }
 
@@ -1020,11 +1000,10 @@ async function client(task: Task): Promise<void> {
 export function main(args: string[]): Promise<number> {
   const script = { name: "http_get", usage: USAGE, parse };
   return run(script, args, async (given, signal, trace) => {
-    const options = check(given);
-    const { "max-time": time } = options;
-    const limit = timeLimit(time || Infinity, signal);
+    const checked = check(given);
+    const time = checked["max-time"];
     try {
-      await client({ ...options, signal: limit, trace });
+      await client(checked, timeLimit(time || Infinity, signal), trace);
     } catch (error) {
       if ((error as Error).name !== "TimeoutError") throw error;
       throw new Failure(28, `timed out after ${time / 1000} s`, error);

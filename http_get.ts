@@ -47,10 +47,11 @@ export async function get(
     await answer.head(head);
   } while (head.status < 200); // such as 100 Continue: the real answer follows
   const framing = frame(request.split(" ")[0], head);
-  if (!answer.wants(head, framing)) return; // a redirect that is followed
-  if (framing.isChunked) await passChunks(reader, answer);
-  else await passBytes(reader, framing.length, answer);
-  await answer.end();
+  const body = answer.body(head, framing);
+  if (!body) return; // a redirect that is followed
+  if (framing.isChunked) await passChunks(reader, body, answer.log);
+  else await passBytes(reader, framing.length, body);
+  await body.end();
 }
 
 /** A header section. Each character of its text stands for one byte. */
@@ -266,10 +267,10 @@ export function frame(method: string, head: Head): Framing {
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
-async function passBytes(reader: BufferedReader, size: number, answer: Answer) {
+async function passBytes(reader: BufferedReader, size: number, body: Body) {
   for (let left = size; left > 0;) {
     const bytes = reader.peek(left);
-    await answer.write(bytes);
+    await body.write(bytes);
     reader.skip(bytes.length);
     left -= bytes.length;
     if (left === 0 || await reader.fill()) continue;
@@ -283,18 +284,18 @@ async function passBytes(reader: BufferedReader, size: number, answer: Answer) {
 }
 
 /** Passes on what is in the chunks: RFC 9112 7.1. */
-async function passChunks(reader: BufferedReader, answer: Answer) {
+async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
   // Chunks may be small. What has come is passed on without an await.
   const where = "between two chunks";
   for (;;) {
     const sizeLine = reader.lineLength() || await reader.needLine(where);
     const size = readChunkSize(reader, sizeLine);
     reader.skip(sizeLine);
-    answer.log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
+    log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
     if (size === 0) break;
     const data = reader.peek(size);
-    if (data.length === size && answer.gather(data)) reader.skip(size);
-    else await passBytes(reader, size, answer);
+    if (data.length === size && body.gather(data)) reader.skip(size);
+    else await passBytes(reader, size, body);
     const lineEnd = reader.lineLength() || await reader.needLine(where);
     if (!isLineEnd(reader, 0)) {
       throw new Failure(56, `a chunk does not end after its ${size} bytes`);
@@ -303,9 +304,7 @@ async function passChunks(reader: BufferedReader, answer: Answer) {
   }
   // Trailers are not headers: nobody may rely on them.
   const trailers = await readSection(reader, "in the trailer section");
-  for (const line of trailers.slice(0, -1)) {
-    answer.log?.(`trailer: ${line.trimEnd()}`);
-  }
+  for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
 }
 
 /** Whether there is a line end at this place. */
@@ -336,6 +335,9 @@ function hexDigit(byte: number): number {
 
 /** Takes bytes, which are good until it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
+
+/** Where the pieces of a body go. */
+type Body = Pick<BufferedWriter, "gather" | "write" | "end">;
 
 /**
  * Gathers small pieces into large writes, as each write has its cost. While
@@ -389,11 +391,15 @@ export class BufferedWriter {
 type Engine = import("node:zlib").Gunzip;
 
 /** Decodes gzip or deflate. Of a damaged body, it passes on what is good. */
-class Decoder {
+class Decoder implements Body {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
 
-  constructor(readonly coding: string, readonly target: Write) {}
+  constructor(readonly coding: string, readonly output: BufferedWriter) {}
+
+  gather(): boolean {
+    return false; // decoding has to be waited for
+  }
 
   /** Throws a {@linkcode Failure} of 61. */
   async write(bytes: Uint8Array): Promise<void> {
@@ -406,11 +412,11 @@ class Decoder {
       await new Promise((resolve) => engine.write(slice, resolve));
       start += engine.bytesWritten - before;
       const error: Error & { code?: string } | null = engine.errored;
-      const isMore = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
       // A gzip body may go on with another member: RFC 1952 2.2.
-      const isNextMember = isMore && this.coding.endsWith("gzip");
-      if (isNextMember) this.#engine = undefined;
-      await this.#pass(isNextMember ? null : error);
+      const isMember = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END" &&
+        this.coding.endsWith("gzip");
+      if (isMember) this.#engine = undefined;
+      await this.#pass(isMember ? null : error);
     }
   }
 
@@ -421,6 +427,7 @@ class Decoder {
       engine.once("end", resolve).once("error", resolve).end();
     });
     await this.#pass(error);
+    await this.output.end();
   }
 
   async #open(): Promise<Engine> {
@@ -440,7 +447,7 @@ class Decoder {
 
   async #pass(error: unknown): Promise<void> {
     for (const bytes of this.#decoded.splice(0)) {
-      await this.target(bytes);
+      await this.output.write(bytes);
       // A used buffer is freed at once: the collector would let many pile up.
       const { buffer, byteOffset, length } = bytes;
       const isUsedUp = byteOffset + length === buffer.byteLength;
@@ -467,7 +474,6 @@ export class Answer {
   readonly log: Log | undefined;
   readonly output: BufferedWriter;
   #progress: Progress;
-  #decoder: Decoder | undefined;
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
@@ -484,13 +490,13 @@ export class Answer {
     if (include || head) await write(bytes);
   }
 
-  /** Whether the body is wanted. Throws a {@linkcode Failure}. */
-  wants(head: Head, { isChunked, length, why }: Framing): boolean {
+  /** Returns where the body goes, if anywhere. Throws a {@linkcode Failure}. */
+  body(head: Head, { isChunked, length, why }: Framing): Body | undefined {
     const { status } = head;
     const { fail, compressed, "max-filesize": max } = this.options;
     if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
       this.location = values(head, "location").find((each) => each) ?? "";
-      if (this.location) return false;
+      if (this.location) return undefined;
     }
     this.log?.(`body: ${why}`);
     if (fail && status >= 400) {
@@ -504,26 +510,9 @@ export class Answer {
     codings.push(...list(head, "transfer-encoding"));
     if (isChunked) codings.splice(codings.lastIndexOf("chunked"), 1);
     const coded = codings.filter((each) => !/^(identity|none)?$/.test(each));
-    const output = (bytes: Uint8Array) => this.output.write(bytes);
-    if (coded.length) this.#decoder = new Decoder(coded.join(", "), output);
-    else this.#progress.total = length;
-    return true;
-  }
-
-  /** Takes a piece of the body if that needs no waiting. */
-  gather(bytes: Uint8Array): boolean {
-    return !this.#decoder && this.output.gather(bytes);
-  }
-
-  /** Takes a piece of the body. Throws a {@linkcode Failure}. */
-  write(bytes: Uint8Array): Promise<void> {
-    return (this.#decoder ?? this.output).write(bytes);
-  }
-
-  /** Waits until all of the body is written. Throws a {@linkcode Failure}. */
-  async end(): Promise<void> {
-    await this.#decoder?.end();
-    await this.output.end();
+    if (coded.length) return new Decoder(coded.join(", "), this.output);
+    this.#progress.total = length;
+    return this.output;
   }
 
   async #save(bytes: Uint8Array): Promise<void> {
@@ -720,9 +709,15 @@ function unwritable(what: string, error: unknown): never {
   throw new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-/** Writes all of the bytes. Files are written synchronously: it is faster. */
-function writer(name: string, to: Parameters<typeof writeAll>[0]): Write {
-  return (bytes) => writeAll(to, bytes).catch((why) => unwritable(name, why));
+/** Returns how to write all of some bytes: quickly, if that never waits. */
+function writer(
+  name: string,
+  to: Deno.FsFile | typeof Deno.stdout,
+  isQuick: boolean,
+): Write {
+  const quick = { write: (bytes: Uint8Array) => to.writeSync(bytes) };
+  return (bytes) =>
+    writeAll(isQuick ? quick : to, bytes).catch((why) => unwritable(name, why));
 }
 
 async function writeToTerminal(bytes: Uint8Array): Promise<void> {
@@ -743,9 +738,8 @@ async function standardOutput(): Promise<Write> {
     unwritable("the output", new Error("it is open for reading only"));
   }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
-  const isQuick = info?.isFile || info?.isCharDevice;
-  if (!isQuick) return output;
-  return writer("the output", { write: (part) => Deno.stdout.writeSync(part) });
+  const isQuick = info?.isFile || info?.isCharDevice; // and never waits
+  return isQuick ? writer("the output", Deno.stdout, true) : output;
 }
 
 /** The file of -o. It is written under another name until it is complete. */
@@ -759,8 +753,7 @@ class OutputFile implements AsyncDisposable {
     readonly isDevice: boolean, // or is open already
     readonly part = "", // its name so far
   ) {
-    const quick = { write: (part: Uint8Array) => file.writeSync(part) };
-    this.#put = writer(path, isDevice ? file : quick);
+    this.#put = writer(path, file, !isDevice);
   }
 
   /** Throws a {@linkcode Failure} of 23. */
@@ -824,7 +817,11 @@ async function makePart(path: string, info: Deno.FileInfo) {
   const part = await Deno.makeTempFile(naming).catch(() => undefined);
   if (!part) return undefined;
   try {
-    await refuseMount(path, `${part}.link`);
+    const link = `${part}.link`;
+    await Deno.link(path, link).then(() => Deno.remove(link), (error) => {
+      // A mount, as in containers, cannot be replaced.
+      if (error.code === "EXDEV") throw error;
+    });
     if (Deno.build.os === "windows") return part;
     await Deno.chown(part, info.uid, info.gid);
     await Deno.chmod(part, info.mode! & 0o7777); // last: chown clears setuid
@@ -832,16 +829,6 @@ async function makePart(path: string, info: Deno.FileInfo) {
   } catch {
     await Deno.remove(part);
     return undefined;
-  }
-}
-
-/** Throws if a file is a mount, as in containers: it cannot be replaced. */
-async function refuseMount(path: string, link: string): Promise<void> {
-  try {
-    await Deno.link(path, link); // fails where a rename would
-    await Deno.remove(link);
-  } catch (error) {
-    if ((error as { code?: string }).code === "EXDEV") throw error;
   }
 }
 

@@ -38,14 +38,6 @@ function connection(pieces: Iterable<Uint8Array>) {
 let writer: BufferedWriter | undefined; // one for all: its buffers are large
 let take: (bytes: Uint8Array) => Promise<void>;
 
-/** How an answer takes a body that is not coded. */
-const taking = (output: BufferedWriter) => ({
-  output,
-  gather: (bytes: Uint8Array) => output.gather(bytes),
-  write: (bytes: Uint8Array) => output.write(bytes),
-  end: () => output.end(),
-});
-
 /** What `get` makes of an answer that comes in these pieces. */
 async function read(pieces: Iterable<Uint8Array>, method = "GET") {
   const result = { body: "", failure: 0, message: "", heads: [] as Head[] };
@@ -57,8 +49,11 @@ async function read(pieces: Iterable<Uint8Array>, method = "GET") {
   writer ??= new BufferedWriter((bytes) => take(bytes), () => {});
   const answer = {
     head: (head: Head) => Promise.resolve(void result.heads.push(head)),
-    wants: (_: Head, { why }: { why: string }) => lines.push(why) > 0,
-    ...taking(writer),
+    output: writer,
+    body(_: Head, { why }: { why: string }) {
+      lines.push(why);
+      return writer;
+    },
     log: (line: string) => lines.push(line),
   };
   const conn = connection(pieces);
@@ -358,8 +353,8 @@ test("http_get gives what has come before it waits for more", async () => {
   const writer = new BufferedWriter(take, () => {});
   const answer = {
     head: () => Promise.resolve(),
-    wants: () => true,
-    ...taking(writer),
+    output: writer,
+    body: () => writer,
   };
   const pieces = (function* () {
     yield bytes(`${CHUNKED}2\r\nhe\r\n3\r\nllo\r\n9\r\n`);

@@ -54,11 +54,13 @@ export async function get(
   await body.end();
 }
 
+type Field = [name: string, value: string];
+
 /** A header section. Each character of its text stands for one byte. */
 export interface Head {
   status: number;
   reason: string;
-  fields: [name: string, value: string][];
+  fields: Field[];
   text: string; // all of it, as it came
 }
 
@@ -152,9 +154,9 @@ async function readHead(reader: BufferedReader): Promise<Head> {
 /** Waits for `HTTP/`: a server of another protocol may never end its line. */
 async function readStart(reader: BufferedReader): Promise<void> {
   for (;;) {
-    const text = latin1(reader.peek(5));
-    if (text === "HTTP/") return;
-    if (!"HTTP/".startsWith(text)) throw foreign(latin1(reader.peek(60)));
+    const text = latin1(reader.peek(60));
+    if (text.startsWith("HTTP/")) return;
+    if (!"HTTP/".startsWith(text)) throw foreign(text);
     if (await reader.fill()) continue;
     if (text) throw new Failure(18, "the server closed in the status line");
     throw new Failure(52, "the server closed without a response");
@@ -187,7 +189,7 @@ async function readSection(reader: BufferedReader, where: string) {
 }
 
 /** Reads a field. Where its line is folded, the parts are joined. */
-function parseField(line: string): [name: string, value: string] {
+function parseField(line: string): Field {
   // A name has no spaces, no control characters and no colon.
   const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [];
   if (!name) throw notField(line);
@@ -204,15 +206,10 @@ function trim(text: string): string {
   return text.match(/[^ \t\r](.*[^ \t\r])?/s)?.[0] ?? "";
 }
 
-/** The values of all fields of a name. */
-function values(head: Head, name: string): string[] {
-  const same = head.fields.filter((field) => field[0].toLowerCase() === name);
-  return same.map(([, value]) => value);
-}
-
-/** What is listed in them, in lower case. */
+/** What is listed in the fields of a name, in lower case. */
 function list(head: Head, name: string): string[] {
-  const parts = values(head, name).flatMap((value) => value.split(","));
+  const same = head.fields.filter((field) => field[0].toLowerCase() === name);
+  const parts = same.flatMap(([, value]) => value.split(","));
   return parts.map((part) => trim(part).toLowerCase());
 }
 
@@ -434,8 +431,7 @@ class Decoder implements Body {
     const { createGunzip, createInflate } = await import("node:zlib");
     const isGzip = /^(x-)?gzip$/.test(this.coding);
     if (!isGzip && this.coding !== "deflate") {
-      const coding = quote(this.coding);
-      throw new Failure(61, `unsupported content coding ${coding}`);
+      throw new Failure(61, `unsupported content coding ${quote(this.coding)}`);
     }
     const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
     // RFC 9110 8.4.1.2: deflate is zlib's format
@@ -477,9 +473,8 @@ export class Answer {
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
-    const { trace, progress = new Progress() } = options;
-    this.#progress = progress;
-    this.log = trace?.event.bind(trace);
+    this.#progress = options.progress ?? new Progress();
+    this.log = options.trace?.event.bind(options.trace);
     this.output = new BufferedWriter((bytes) => this.#save(bytes), failed);
   }
 
@@ -495,7 +490,9 @@ export class Answer {
     const { status } = head;
     const { fail, compressed, "max-filesize": max } = this.options;
     if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
-      this.location = values(head, "location").find((each) => each) ?? "";
+      const isNext = ([name, value]: Field) =>
+        value && /^location$/i.test(name);
+      this.location = head.fields.find(isNext)?.[1] ?? "";
       if (this.location) return undefined;
     }
     this.log?.(`body: ${why}`);
@@ -562,20 +559,17 @@ export function parseHeader(text: string): Header {
 
 /** Says where a redirect leads. Throws a {@linkcode Failure} of 1 or 3. */
 export function redirect(from: URL, location: string): URL {
-  const escaped = location.replace(/[^!-~]/g, (byte) => {
-    const code = byte.charCodeAt(0).toString(16).padStart(2, "0");
-    return `%${code.toUpperCase()}`;
-  });
+  // Bytes above 127 are escaped as they are. URL would take them for text.
+  const hex = (byte: string) => byte.charCodeAt(0).toString(16).toUpperCase();
+  const escaped = location.replace(/[\x80-\xff]/g, (byte) => `%${hex(byte)}`);
   const to = URL.parse(escaped, from);
   if (!to || to.port === "0") {
     const where = quote(location);
     throw new Failure(3, `redirected to ${where}, which is not a URL`);
   }
-  if (!/^https?:$/.test(to.protocol)) {
-    throw new Failure(1, `refused to follow a redirect to ${to.protocol}`);
-  }
-  if (from.protocol === "https:" && to.protocol === "http:") {
-    throw new Failure(1, "refused to follow a redirect from https to http");
+  if (to.protocol !== "https:" && to.protocol !== from.protocol) {
+    const what = `redirect from ${from.protocol} to ${to.protocol}`;
+    throw new Failure(1, `refused to follow a ${what.replaceAll(":", "")}`);
   }
   to.username = ""; // those of the first URL are sent, to its origin
   to.password = "";
@@ -709,12 +703,10 @@ function unwritable(what: string, error: unknown): never {
   throw new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
+type Sink = Pick<Deno.FsFile, "write" | "writeSync">;
+
 /** Returns how to write all of some bytes: quickly, if that never waits. */
-function writer(
-  name: string,
-  to: Deno.FsFile | typeof Deno.stdout,
-  isQuick: boolean,
-): Write {
+function writer(name: string, to: Sink, isQuick: boolean): Write {
   const quick = { write: (bytes: Uint8Array) => to.writeSync(bytes) };
   return (bytes) =>
     writeAll(isQuick ? quick : to, bytes).catch((why) => unwritable(name, why));
@@ -770,7 +762,7 @@ class OutputFile implements AsyncDisposable {
       const info = await file.stat();
       if (!info.isFile || append) return new OutputFile(path, file, true);
       const target = await Deno.realPath(path); // a link stays one
-      const part = await makePart(target, info);
+      const part = await makePart(target, info).catch(() => undefined);
       if (!part) {
         complain(`http_get: cannot replace ${path}: overwriting it in place`);
         return new OutputFile(target, file, false);
@@ -808,14 +800,13 @@ class OutputFile implements AsyncDisposable {
 }
 
 /**
- * Makes a file beside another that can take its place, with the same owner and
- * mode. Returns undefined where that cannot be.
+ * Makes a file beside another, with the same owner and mode, that can take its
+ * place. Throws where that cannot be.
  */
-async function makePart(path: string, info: Deno.FileInfo) {
+async function makePart(path: string, info: Deno.FileInfo): Promise<string> {
   const dir = path.replace(/[^/\\]*$/, "");
   const naming = { dir, prefix: "http_get.", suffix: ".part" };
-  const part = await Deno.makeTempFile(naming).catch(() => undefined);
-  if (!part) return undefined;
+  const part = await Deno.makeTempFile(naming);
   try {
     const link = `${part}.link`;
     await Deno.link(path, link).then(() => Deno.remove(link), (error) => {
@@ -826,9 +817,9 @@ async function makePart(path: string, info: Deno.FileInfo) {
     await Deno.chown(part, info.uid, info.gid);
     await Deno.chmod(part, info.mode! & 0o7777); // last: chown clears setuid
     return part;
-  } catch {
+  } catch (error) {
     await Deno.remove(part);
-    return undefined;
+    throw error;
   }
 }
 
@@ -843,16 +834,14 @@ class Progress {
     const { done, total } = this;
     const seconds = (performance.now() - this.#started) / 1000;
     const format = (count: number) => Math.ceil(count).toLocaleString("en");
-    const speed = `${format(done / seconds / 1000)} kB/s`;
     const size = `${format(done / 1000)} kB`;
+    const speed = `${format(done / 1000 / seconds)} kB/s`;
     if (total === Infinity) return `${size}  ${speed}`;
+    const whole = `${format(total / 1000)} kB`;
     const percent = total ? Math.floor(100 * done / total) : 100;
-    const share = `${size} of ${
-      format(total / 1000)
-    } kB  ${percent}%  ${speed}`;
-    const left = seconds * (total - done) / done;
-    const isKnown = left > 0 && left < Infinity;
-    return isKnown ? `${share}  ${format(left)} s left` : share;
+    const share = `${size} of ${whole}  ${percent}%  ${speed}`;
+    if (done === 0 || done === total) return share;
+    return `${share}  ${format(seconds * (total - done) / done)} s left`;
   }
 }
 

@@ -39,8 +39,10 @@ export async function get(
   answer: Answer,
 ): Promise<void> {
   await writeAll(conn, new TextEncoder().encode(request));
-  // What has been gathered is written while this waits for more.
-  const reader = new BufferedReader(conn, () => answer.output.flush());
+  const reader = new BufferedReader((buffer) => {
+    answer.output.flush(); // nothing is held back while this waits
+    return conn.read(buffer);
+  });
   let head: Head;
   do {
     head = await readHead(reader);
@@ -76,11 +78,7 @@ class BufferedReader {
   #start = 0; // of what has not been taken
   #end = 0;
 
-  /** `idle` is called before it waits for the server. */
-  constructor(
-    readonly conn: Pick<Deno.Conn, "read">,
-    readonly idle: () => void,
-  ) {}
+  constructor(readonly read: Deno.Conn["read"]) {}
 
   /** The byte at this place. */
   at(place: number): number {
@@ -122,9 +120,8 @@ class BufferedReader {
     this.#buffer.copyWithin(0, this.#start, this.#end);
     this.#end -= this.#start;
     this.#start = 0;
-    this.idle();
     try {
-      const length = await this.conn.read(this.#buffer.subarray(this.#end));
+      const length = await this.read(this.#buffer.subarray(this.#end));
       this.#end += length ?? 0;
       return length !== null;
     } catch (error) {

@@ -358,8 +358,11 @@ export class BufferedWriter {
   /** Takes the bytes, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
     if (this.gather(bytes)) return;
+    await this.#writing;
+    this.flush(); // then the other buffer has room
+    if (this.gather(bytes)) return;
     await this.end(); // what came before
-    if (!this.gather(bytes)) await this.target(bytes);
+    await this.target(bytes);
   }
 
   /** Begins to write what is gathered, if no write is under way. */

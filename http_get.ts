@@ -39,10 +39,7 @@ export async function get(
   answer: Answer,
 ): Promise<void> {
   await writeAll(conn, new TextEncoder().encode(request));
-  const reader = new BufferedReader((buffer) => {
-    answer.output.flush(); // nothing is held back while this waits
-    return conn.read(buffer);
-  });
+  const reader = new BufferedReader(conn, answer.output);
   let head: Head;
   do {
     head = await readHead(reader);
@@ -78,9 +75,13 @@ class BufferedReader {
   #start = 0; // of what has not been taken
   #end = 0;
 
-  constructor(readonly read: Deno.Conn["read"]) {}
+  /** While it waits for the server, `output` holds nothing back. */
+  constructor(
+    readonly conn: Pick<Deno.Conn, "read">,
+    readonly output: BufferedWriter,
+  ) {}
 
-  /** The byte at this place. */
+  /** The byte at this place of the next line. */
   at(place: number): number {
     return this.#buffer[this.#start + place];
   }
@@ -120,8 +121,9 @@ class BufferedReader {
     this.#buffer.copyWithin(0, this.#start, this.#end);
     this.#end -= this.#start;
     this.#start = 0;
+    this.output.flush();
     try {
-      const length = await this.read(this.#buffer.subarray(this.#end));
+      const length = await this.conn.read(this.#buffer.subarray(this.#end));
       this.#end += length ?? 0;
       return length !== null;
     } catch (error) {

@@ -39,7 +39,7 @@ export async function get(
   answer: Answer,
 ): Promise<void> {
   await writeAll(conn, new TextEncoder().encode(request));
-  const reader = new BufferedReader(conn);
+  const reader = new BufferedReader(conn, answer.output);
   let head: Head;
   do {
     head = await readHead(reader);
@@ -53,11 +53,13 @@ export async function get(
   await body.end();
 }
 
+type Field = [name: string, value: string];
+
 /** A header section. Each character of its text stands for one byte. */
 export interface Head {
   status: number;
   reason: string;
-  fields: [name: string, value: string][];
+  fields: Field[];
   text: string; // all of it, as it came
 }
 
@@ -73,16 +75,15 @@ class BufferedReader {
   #start = 0; // of what has not been taken
   #end = 0;
 
-  constructor(readonly conn: Pick<Deno.Conn, "read">) {}
+  /** While it waits for the server, `output` holds nothing back. */
+  constructor(
+    readonly conn: Pick<Deno.Conn, "read">,
+    readonly output: BufferedWriter,
+  ) {}
 
-  get length(): number {
-    return this.#end - this.#start;
-  }
-
-  /** The byte at this place; undefined if it has not come. */
-  at(place: number): number | undefined {
-    const index = this.#start + place;
-    return index < this.#end ? this.#buffer[index] : undefined;
+  /** The byte at this place of the next line. */
+  at(place: number): number {
+    return this.#buffer[this.#start + place];
   }
 
   /** Returns what has come, up to `most` bytes. It is good until `fill`. */
@@ -95,33 +96,20 @@ class BufferedReader {
     this.#start += length;
   }
 
-  /** Returns what has come, up to `most` bytes, and skips it. */
-  take(most: number): Uint8Array {
-    const bytes = this.peek(most);
-    this.skip(bytes.length);
-    return bytes;
-  }
-
-  /**
-   * The length of the next line with its end; 0 if not all of it has come. The
-   * first `searched` bytes are known to have no line end.
-   */
+  /** The length of the next line with its end; 0 if not all of it has come. */
   lineLength(searched = 0): number {
     const buffer = this.#buffer;
-    let place = this.#start + searched;
+    let place = this.#start + searched; // there is no line end before it
     while (place < this.#end && buffer[place] !== LF) place++;
     return place < this.#end ? place + 1 - this.#start : 0;
   }
 
-  /**
-   * Waits until a line has come, and returns its length. Throws a
-   * {@linkcode Failure}: 18, 56 or 63.
-   */
+  /** Waits for a line. Throws a {@linkcode Failure} of 18, 56 or 63. */
   async needLine(where: string): Promise<number> {
     for (let searched = 0; searched < MOST_HEAD;) {
       const length = this.lineLength(searched);
       if (length > 0) return length;
-      searched = this.length;
+      searched = this.#end - this.#start;
       if (await this.fill()) continue;
       throw new Failure(18, `the server closed ${where}`);
     }
@@ -130,11 +118,10 @@ class BufferedReader {
 
   /** Waits for more bytes. Returns false when the server has closed. */
   async fill(): Promise<boolean> {
-    if (this.length === 0 || this.#end === this.#buffer.length) {
-      this.#buffer.copyWithin(0, this.#start, this.#end);
-      this.#end = this.length; // while #start is still the old one
-      this.#start = 0;
-    }
+    this.#buffer.copyWithin(0, this.#start, this.#end);
+    this.#end -= this.#start;
+    this.#start = 0;
+    this.output.flush();
     try {
       const length = await this.conn.read(this.#buffer.subarray(this.#end));
       this.#end += length ?? 0;
@@ -150,25 +137,25 @@ class BufferedReader {
 /** Reads a header section: RFC 9112 2 to 5. Throws a {@linkcode Failure}. */
 async function readHead(reader: BufferedReader): Promise<Head> {
   await readStart(reader);
-  const raw = await readSection(reader, "in the header section");
-  const lines = raw.map((line) => line.replace(/\r?\n$/, ""));
-  for (const line of lines) if (/[\0\r]/.test(line)) throw notField(line);
-  const [statusLine, ...fieldLines] = lines.slice(0, -1);
+  const lines = await readSection(reader, "in the header section");
+  for (const line of lines) if (/\0|\r(?!\n)/.test(line)) throw notField(line);
+  const [statusLine, ...rest] = lines;
   // HTTP/1.1, three digits, and perhaps a reason
-  const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?$/;
+  const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?\r?\n$/;
   const [, status, reason = ""] = statusLine.match(pattern) ?? [];
   if (!status) throw foreign(statusLine);
-  const fields: Head["fields"] = [];
-  for (const line of fieldLines) addField(fields, line);
-  return { status: Number(status), reason, fields, text: raw.join("") };
+  // A field goes on in a line that begins with a space or a tab.
+  const fieldLines = rest.join("").split(/\r?\n(?![ \t])/).slice(0, -2);
+  const fields = fieldLines.map(parseField);
+  return { status: Number(status), reason, fields, text: lines.join("") };
 }
 
 /** Waits for `HTTP/`: a server of another protocol may never end its line. */
 async function readStart(reader: BufferedReader): Promise<void> {
   for (;;) {
-    const text = latin1(reader.peek(5));
-    if (text === "HTTP/") return;
-    if (!"HTTP/".startsWith(text)) throw foreign(latin1(reader.peek(60)));
+    const text = latin1(reader.peek(60));
+    if (text.startsWith("HTTP/")) return;
+    if (!"HTTP/".startsWith(text)) throw foreign(text);
     if (await reader.fill()) continue;
     if (text) throw new Failure(18, "the server closed in the status line");
     throw new Failure(52, "the server closed without a response");
@@ -177,56 +164,51 @@ async function readStart(reader: BufferedReader): Promise<void> {
 
 function foreign(text: string): Failure {
   const hint = text[0] === "\x15" ? ", which is TLS: try https://" : ""; // alert
-  const what = `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"${hint}`;
-  return new Failure(1, `the server does not speak HTTP/1: it sent ${what}`);
+  const what = `the server does not speak HTTP/1: it sent ${quote(text)}`;
+  return new Failure(1, what + hint);
+}
+
+/** Quotes the start of what a server sent, up to its line end. */
+function quote(text: string): string {
+  return `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"`;
 }
 
 /** Reads lines up to an empty one. Throws a {@linkcode Failure} of 18 or 63. */
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
-    const length = reader.lineLength() || await reader.needLine(where);
-    const isLast = lineEnd(reader, 0) > 0; // an empty line
-    const line = latin1(reader.take(length));
-    size += Math.max(60, line.length); // a short line costs memory, too
+    const length = await reader.needLine(where);
+    const line = latin1(reader.peek(length));
+    reader.skip(length);
     lines.push(line);
-    if (isLast) return lines;
+    if (/^\r?\n$/.test(line)) return lines;
+    size += Math.max(60, line.length); // a short line costs memory, too
   }
   throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
 }
 
-/** Adds a field, or the rest of one that is folded. */
-function addField(fields: Head["fields"], line: string): void {
-  const last = fields.at(-1);
-  if (last && /^[ \t]/.test(line)) { // folded: the value goes on
-    last[1] = trim(`${last[1]} ${trim(line)}`);
-    return;
-  }
+/** Reads a field. Where its line is folded, the parts are joined. */
+function parseField(line: string): Field {
   // A name has no spaces, no control characters and no colon.
-  const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/) ?? [];
+  const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [];
   if (!name) throw notField(line);
-  fields.push([name, trim(value)]);
+  const parts = value.split("\n").map(trim).filter((part) => part);
+  return [name, parts.join(" ")];
 }
 
 function notField(line: string): Failure {
-  const start = line.slice(0, 60);
-  return new Failure(8, `not a line of a header section: "${start}"`);
+  return new Failure(8, `not a line of a header section: ${quote(line)}`);
 }
 
-/** Without spaces and tabs around it. (trim() takes bytes above 127, too.) */
+/** Without white space around it. (trim() takes bytes above 127, too.) */
 function trim(text: string): string {
-  return text.match(/[^ \t](.*[^ \t])?/s)?.[0] ?? "";
+  return text.match(/[^ \t\r](.*[^ \t\r])?/s)?.[0] ?? "";
 }
 
-/** The values of all fields of a name. */
-function values(head: Head, name: string): string[] {
-  const same = head.fields.filter((field) => field[0].toLowerCase() === name);
-  return same.map(([, value]) => value);
-}
-
-/** What is listed in them, in lower case. */
+/** What is listed in the fields of a name, in lower case. */
 function list(head: Head, name: string): string[] {
-  const parts = values(head, name).flatMap((value) => value.split(","));
+  const same = head.fields.filter((field) => field[0].toLowerCase() === name);
+  const parts = same.flatMap(([, value]) => value.split(","));
   return parts.map((part) => trim(part).toLowerCase());
 }
 
@@ -276,21 +258,20 @@ export function frame(method: string, head: Head): Framing {
   if (areSame && length <= Number.MAX_SAFE_INTEGER) {
     return { length, why: `${length} bytes, by Content-Length (${RULE} 6)` };
   }
-  const given = `"Content-Length: ${lengths.join(", ").slice(0, 60)}"`;
+  const given = quote(`Content-Length: ${lengths.join(", ")}`);
   throw new Failure(8, `${given} is not a length (${RULE} 5)`);
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
-async function passBytes(reader: BufferedReader, length: number, body: Body) {
-  for (let left = length; left > 0;) {
-    const bytes = reader.take(left);
+async function passBytes(reader: BufferedReader, size: number, body: Body) {
+  for (let left = size; left > 0;) {
+    const bytes = reader.peek(left);
     await body.write(bytes);
+    reader.skip(bytes.length);
     left -= bytes.length;
-    if (left === 0) return;
-    body.flush();
-    if (await reader.fill()) continue;
-    if (length < Infinity) {
-      const missing = `${left} of ${length} bytes still to come`;
+    if (left === 0 || await reader.fill()) continue;
+    if (size < Infinity) {
+      const missing = `${left} of ${size} bytes still to come`;
       throw new Failure(18, `the server closed with ${missing}`);
     }
     if (!reader.isCut) return;
@@ -300,57 +281,49 @@ async function passBytes(reader: BufferedReader, length: number, body: Body) {
 
 /** Passes on what is in the chunks: RFC 9112 7.1. */
 async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
-  const needLine = async () => {
-    body.flush(); // nothing is held back while this waits
-    await reader.needLine("between two chunks");
-  };
+  // Chunks may be small. What has come is passed on without an await.
+  const where = "between two chunks";
   for (;;) {
-    // Chunks may be small. What has come is passed on without an await.
-    if (!reader.lineLength()) await needLine();
-    const size = takeChunkSize(reader);
+    const sizeLine = reader.lineLength() || await reader.needLine(where);
+    const size = readChunkSize(reader, sizeLine);
+    reader.skip(sizeLine);
     log?.(`chunk: ${counted(size, "byte")}${size ? "" : ", the last"}`);
     if (size === 0) break;
-    if (size <= reader.length && body.gather(reader.peek(size))) {
-      reader.skip(size);
-    } else await passBytes(reader, size, body);
-    if (!reader.lineLength()) await needLine(); // the line end after the data
-    const end = lineEnd(reader, 0);
-    if (!end) {
+    const data = reader.peek(size);
+    if (data.length === size && body.gather(data)) reader.skip(size);
+    else await passBytes(reader, size, body);
+    const lineEnd = reader.lineLength() || await reader.needLine(where);
+    if (!isLineEnd(reader, 0)) {
       throw new Failure(56, `a chunk does not end after its ${size} bytes`);
     }
-    reader.skip(end);
+    reader.skip(lineEnd);
   }
-  body.flush();
   // Trailers are not headers: nobody may rely on them.
   const trailers = await readSection(reader, "in the trailer section");
   for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
 }
 
-/** The length of the line end at this place; 0 if there is none. */
-function lineEnd(reader: BufferedReader, place: number): number {
-  if (reader.at(place) === LF) return 1;
-  return reader.at(place) === CR && reader.at(place + 1) === LF ? 2 : 0;
+/** Whether there is a line end at this place. */
+function isLineEnd(reader: BufferedReader, place: number): boolean {
+  const isCRLF = reader.at(place) === CR && reader.at(place + 1) === LF;
+  return isCRLF || reader.at(place) === LF;
 }
 
-/** Takes a chunk's size. What follows a semicolon, an extension, is unused. */
-function takeChunkSize(reader: BufferedReader): number {
+/** Reads the size in a line of so many bytes. An extension is skipped. */
+function readChunkSize(reader: BufferedReader, length: number): number {
   let size = 0;
   let digits = 0;
   for (; hexDigit(reader.at(digits)) >= 0; digits++) {
     size = 16 * size + hexDigit(reader.at(digits));
   }
   const isSize = digits > 0 && size <= Number.MAX_SAFE_INTEGER;
-  const end = lineEnd(reader, digits);
-  if (isSize && end) {
-    reader.skip(digits + end);
-    return size;
-  }
-  const line = latin1(reader.take(reader.lineLength()));
-  if (isSize && /^[\da-f]+[ \t]*(;|\r?\n)/i.test(line)) return size;
-  throw new Failure(56, `"${line.slice(0, 60).trimEnd()}" is not a chunk size`);
+  if (isSize && isLineEnd(reader, digits)) return size; // the usual line
+  const line = latin1(reader.peek(length));
+  if (isSize && /^[ \t]*(;|\r?\n)/.test(line.slice(digits))) return size;
+  throw new Failure(56, `${quote(line)} is not a chunk size`);
 }
 
-function hexDigit(byte = -1): number {
+function hexDigit(byte: number): number {
   if (byte >= 48 && byte <= 57) return byte - 48;
   const letter = byte | 32; // lower case
   return letter >= 97 && letter <= 102 ? letter - 87 : -1;
@@ -360,7 +333,7 @@ function hexDigit(byte = -1): number {
 type Write = (bytes: Uint8Array) => Promise<void>;
 
 /** Where the pieces of a body go. */
-type Body = Pick<BufferedWriter, "gather" | "write" | "flush" | "end">;
+type Body = Pick<BufferedWriter, "gather" | "write" | "end">;
 
 /**
  * Gathers small pieces into large writes, as each write has its cost. While
@@ -374,10 +347,11 @@ export class BufferedWriter {
   /** `failed` is called at once when a write fails; `end` throws why. */
   constructor(readonly target: Write, readonly failed: () => void) {}
 
-  /** Takes the bytes if there is room, or returns false. */
+  /** Takes the bytes, or returns false: they are many, or there is no room. */
   gather(bytes: Uint8Array): boolean {
     const [buffer] = this.#buffers;
-    if (this.#length + bytes.length > buffer.length) return false;
+    const isLarge = bytes.length >= 64 * 1024; // and not worth a copy
+    if (isLarge || this.#length + bytes.length > buffer.length) return false;
     buffer.set(bytes, this.#length);
     this.#length += bytes.length;
     return true;
@@ -385,14 +359,12 @@ export class BufferedWriter {
 
   /** Takes the bytes, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
-    if (bytes.length >= 64 * 1024) { // large enough, and not worth a copy
-      await this.end(); // what came before
-      await this.target(bytes);
-    } else if (!this.gather(bytes)) {
-      await this.#writing;
-      this.flush(); // then the other buffer has room
-      this.gather(bytes);
-    }
+    if (this.gather(bytes)) return;
+    await this.#writing;
+    this.flush(); // then the other buffer has room
+    if (this.gather(bytes)) return;
+    await this.end(); // what came before
+    await this.target(bytes);
   }
 
   /** Begins to write what is gathered, if no write is under way. */
@@ -422,7 +394,7 @@ class Decoder implements Body {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
 
-  constructor(readonly coding: string, readonly output: Body) {}
+  constructor(readonly coding: string, readonly output: BufferedWriter) {}
 
   gather(): boolean {
     return false; // decoding has to be waited for
@@ -439,16 +411,12 @@ class Decoder implements Body {
       await new Promise((resolve) => engine.write(slice, resolve));
       start += engine.bytesWritten - before;
       const error: Error & { code?: string } | null = engine.errored;
-      const isMore = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END";
       // A gzip body may go on with another member: RFC 1952 2.2.
-      const isNextMember = isMore && this.coding.endsWith("gzip");
-      if (isNextMember) this.#engine = undefined;
-      await this.#pass(isNextMember ? null : error);
+      const isMember = error?.code === "ERR_TRAILING_JUNK_AFTER_STREAM_END" &&
+        this.coding.endsWith("gzip");
+      if (isMember) this.#engine = undefined;
+      await this.#pass(isMember ? null : error);
     }
-  }
-
-  flush(): void {
-    this.output.flush();
   }
 
   /** Throws a {@linkcode Failure} of 61 if the end is missing. */
@@ -465,8 +433,7 @@ class Decoder implements Body {
     const { createGunzip, createInflate } = await import("node:zlib");
     const isGzip = /^(x-)?gzip$/.test(this.coding);
     if (!isGzip && this.coding !== "deflate") {
-      const coding = `"${this.coding.slice(0, 60)}"`;
-      throw new Failure(61, `unsupported content coding ${coding}`);
+      throw new Failure(61, `unsupported content coding ${quote(this.coding)}`);
     }
     const options = { chunkSize: 256 * 1024, rejectGarbageAfterEnd: true };
     // RFC 9110 8.4.1.2: deflate is zlib's format
@@ -505,22 +472,16 @@ export class Answer {
   readonly log: Log | undefined;
   readonly output: BufferedWriter;
   #progress: Progress;
-  #headBytes = 0; // of all header sections
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
-    const { trace, progress = new Progress() } = options;
-    this.#progress = progress;
-    if (trace) this.log = (line) => trace.event(line);
-    this.output = new BufferedWriter((bytes) => this.#write(bytes), failed);
+    this.#progress = options.progress ?? new Progress();
+    this.log = options.trace?.event.bind(options.trace);
+    this.output = new BufferedWriter((bytes) => this.#save(bytes), failed);
   }
 
-  /** Takes a header section. Throws a {@linkcode Failure} of 23 or 63. */
+  /** Takes a header section. Throws a {@linkcode Failure} of 23. */
   async head({ text }: Head): Promise<void> {
-    this.#headBytes += text.length;
-    if (this.#headBytes > 20 * MOST_HEAD) {
-      throw new Failure(63, "too many interim (1xx) responses");
-    }
     const { include, head, write } = this.options;
     const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
     if (include || head) await write(bytes);
@@ -531,7 +492,9 @@ export class Answer {
     const { status } = head;
     const { fail, compressed, "max-filesize": max } = this.options;
     if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
-      this.location = values(head, "location").find((each) => each) ?? "";
+      const isNext = ([name, value]: Field) =>
+        value && /^location$/i.test(name);
+      this.location = head.fields.find(isNext)?.[1] ?? "";
       if (this.location) return undefined;
     }
     this.log?.(`body: ${why}`);
@@ -551,7 +514,7 @@ export class Answer {
     return this.output;
   }
 
-  async #write(bytes: Uint8Array): Promise<void> {
+  async #save(bytes: Uint8Array): Promise<void> {
     const { write, "max-filesize": max } = this.options;
     await write(bytes.subarray(0, (max || Infinity) - this.#progress.done));
     this.#progress.done += bytes.length;
@@ -598,20 +561,17 @@ export function parseHeader(text: string): Header {
 
 /** Says where a redirect leads. Throws a {@linkcode Failure} of 1 or 3. */
 export function redirect(from: URL, location: string): URL {
-  const escaped = location.replace(/[^!-~]/g, (byte) => {
-    const code = byte.charCodeAt(0).toString(16).padStart(2, "0");
-    return `%${code.toUpperCase()}`;
-  });
+  // Bytes above 127 are escaped as they are. URL would take them for text.
+  const hex = (byte: string) => byte.charCodeAt(0).toString(16).toUpperCase();
+  const escaped = location.replace(/[\x80-\xff]/g, (byte) => `%${hex(byte)}`);
   const to = URL.parse(escaped, from);
   if (!to || to.port === "0") {
-    const where = `"${location.slice(0, 200)}"`;
+    const where = quote(location);
     throw new Failure(3, `redirected to ${where}, which is not a URL`);
   }
-  if (!/^https?:$/.test(to.protocol)) {
-    throw new Failure(1, `refused to follow a redirect to ${to.protocol}`);
-  }
-  if (from.protocol === "https:" && to.protocol === "http:") {
-    throw new Failure(1, "refused to follow a redirect from https to http");
+  if (to.protocol !== "https:" && to.protocol !== from.protocol) {
+    const what = `redirect from ${from.protocol} to ${to.protocol}`;
+    throw new Failure(1, `refused to follow a ${what.replaceAll(":", "")}`);
   }
   to.username = ""; // those of the first URL are sent, to its origin
   to.password = "";
@@ -727,30 +687,31 @@ async function follow(options: Options): Promise<void> {
  * signal's reason.
  */
 export async function download(options: Options): Promise<void> {
-  const { signal } = options;
   const stop = new AbortController();
-  const abort = () => stop.abort(signal.reason);
-  signal.addEventListener("abort", abort);
-  if (signal.aborted) abort();
+  const { signal } = stop;
+  const abort = () => stop.abort(options.signal.reason);
+  // The caller's signal may live on: with `signal`, nothing is left there.
+  options.signal.addEventListener("abort", abort, { signal });
+  if (options.signal.aborted) abort();
   try {
-    const following = follow({ ...options, signal: stop.signal });
-    await Promise.race([following, aborted(stop.signal)]);
+    const following = follow({ ...options, signal });
+    await Promise.race([following, aborted(signal)]);
   } finally {
-    signal.removeEventListener("abort", abort); // it may live on
     stop.abort(); // closes what is still open
   }
 }
 
-function unwritable(what: string, error: unknown): Failure {
-  return new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
+function unwritable(what: string, error: unknown): never {
+  throw new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-/** Writes all of the bytes. Files are written synchronously: it is faster. */
-function writer(name: string, to: Parameters<typeof writeAll>[0]): Write {
+type Sink = Pick<Deno.FsFile, "write" | "writeSync">;
+
+/** Returns how to write all of some bytes: quickly, if that never waits. */
+function writer(name: string, to: Sink, isQuick: boolean): Write {
+  const quick = { write: (bytes: Uint8Array) => to.writeSync(bytes) };
   return (bytes) =>
-    writeAll(to, bytes).catch((error) => {
-      throw unwritable(name, error);
-    });
+    writeAll(isQuick ? quick : to, bytes).catch((why) => unwritable(name, why));
 }
 
 async function writeToTerminal(bytes: Uint8Array): Promise<void> {
@@ -768,12 +729,11 @@ async function standardOutput(): Promise<Write> {
   // The flags are octal, and the lowest two bits are 0 for reading.
   const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
   if (/^flags:\s*\d*[04]$/m.test(flags)) {
-    throw unwritable("the output", new Error("it is open for reading only"));
+    unwritable("the output", new Error("it is open for reading only"));
   }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
-  const isQuick = info?.isFile || info?.isCharDevice;
-  if (!isQuick) return output;
-  return writer("the output", { write: (part) => Deno.stdout.writeSync(part) });
+  const isQuick = info?.isFile || info?.isCharDevice; // and never waits
+  return isQuick ? writer("the output", Deno.stdout, true) : output;
 }
 
 /** The file of -o. It is written under another name until it is complete. */
@@ -784,11 +744,10 @@ class OutputFile implements AsyncDisposable {
   constructor(
     readonly path: string,
     readonly file: Deno.FsFile,
-    readonly kind: "part" | "in place" | "device",
+    readonly isDevice: boolean, // or is open already
     readonly part = "", // its name so far
   ) {
-    const quick = { write: (part: Uint8Array) => file.writeSync(part) };
-    this.#put = writer(path, kind === "device" ? file : quick);
+    this.#put = writer(path, file, !isDevice);
   }
 
   /** Throws a {@linkcode Failure} of 23. */
@@ -801,40 +760,39 @@ class OutputFile implements AsyncDisposable {
       // A FIFO waits for its other end. A file is not left half made.
       const waits = old && !old.isFile ? [aborted(signal)] : [];
       const file = await Promise.race([opening, ...waits]);
+      if (file.isTerminal()) throw new Error("it is a terminal: leave out -o");
       const info = await file.stat();
-      if (!info.isFile || append) return new OutputFile(path, file, "device");
+      if (!info.isFile || append) return new OutputFile(path, file, true);
       const target = await Deno.realPath(path); // a link stays one
-      const part = await makePart(target, info);
+      const part = await makePart(target, info).catch(() => undefined);
       if (!part) {
         complain(`http_get: cannot replace ${path}: overwriting it in place`);
-        return new OutputFile(target, file, "in place");
+        return new OutputFile(target, file, false);
       }
       file.close();
       if (!old) await Deno.remove(target); // until it is complete
       const opened = await Deno.open(part, { write: true });
-      return new OutputFile(target, opened, "part", part);
+      return new OutputFile(target, opened, false, part);
     } catch (error) {
       signal.throwIfAborted();
-      throw unwritable(path, error);
+      unwritable(path, error);
     }
   }
 
-  async write(bytes: Uint8Array): Promise<void> {
-    const isFirst = this.kind === "in place" && !this.#isBegun;
+  readonly write: Write = async (bytes) => {
+    // What is overwritten in place stays as it is until the first byte comes.
+    if (!this.#isBegun && !this.isDevice) await this.file.truncate();
     this.#isBegun = true;
-    if (isFirst) await this.file.truncate();
     await this.#put(bytes);
-  }
+  };
 
   /** Puts it where it belongs. Throws a {@linkcode Failure} of 23. */
   async keep(): Promise<void> {
     await this.write(new Uint8Array(0)); // if no byte came, this empties it
     this.file.close(); // Windows renames nothing that is open
-    try {
-      if (this.part) await Deno.rename(this.part, this.path);
-    } catch (error) {
-      throw unwritable(this.path, error);
-    }
+    if (!this.part) return;
+    const renaming = Deno.rename(this.part, this.path);
+    await renaming.catch((why) => unwritable(this.path, why));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -844,33 +802,26 @@ class OutputFile implements AsyncDisposable {
 }
 
 /**
- * Makes a file beside another that can take its place, with the same owner and
- * mode. Returns undefined where that cannot be.
+ * Makes a file beside another, with the same owner and mode, that can take its
+ * place. Throws where that cannot be.
  */
-async function makePart(path: string, info: Deno.FileInfo) {
+async function makePart(path: string, info: Deno.FileInfo): Promise<string> {
   const dir = path.replace(/[^/\\]*$/, "");
   const naming = { dir, prefix: "http_get.", suffix: ".part" };
-  const part = await Deno.makeTempFile(naming).catch(() => undefined);
-  if (!part) return undefined;
+  const part = await Deno.makeTempFile(naming);
   try {
-    await refuseMount(path, `${part}.link`);
+    const link = `${part}.link`;
+    await Deno.link(path, link).then(() => Deno.remove(link), (error) => {
+      // A mount, as in containers, cannot be replaced.
+      if (error.code === "EXDEV") throw error;
+    });
     if (Deno.build.os === "windows") return part;
     await Deno.chown(part, info.uid, info.gid);
     await Deno.chmod(part, info.mode! & 0o7777); // last: chown clears setuid
     return part;
-  } catch {
-    await Deno.remove(part);
-    return undefined;
-  }
-}
-
-/** Throws if a file is a mount, as in containers: it cannot be replaced. */
-async function refuseMount(path: string, link: string): Promise<void> {
-  try {
-    await Deno.link(path, link); // fails where a rename would
-    await Deno.remove(link);
   } catch (error) {
-    if ((error as { code?: string }).code === "EXDEV") throw error;
+    await Deno.remove(part);
+    throw error;
   }
 }
 
@@ -883,17 +834,16 @@ class Progress {
   /** `12,000 kB of 48,000 kB  25%  6,000 kB/s  6 s left` */
   toString(): string {
     const { done, total } = this;
-    const milliseconds = performance.now() - this.#started;
+    const seconds = (performance.now() - this.#started) / 1000;
     const format = (count: number) => Math.ceil(count).toLocaleString("en");
-    const parts = [`${format(done / 1000)} kB`];
-    if (total < Infinity) {
-      parts[0] += ` of ${format(total / 1000)} kB`;
-      parts.push(`${total ? Math.floor(100 * done / total) : 100}%`);
-    }
-    parts.push(`${format(done / milliseconds)} kB/s`);
-    const left = milliseconds * (total - done) / done / 1000; // seconds
-    if (left > 0 && left < Infinity) parts.push(`${format(left)} s left`);
-    return parts.join("  ");
+    const size = `${format(done / 1000)} kB`;
+    const speed = `${format(done / 1000 / seconds)} kB/s`;
+    if (total === Infinity) return `${size}  ${speed}`;
+    const whole = `${format(total / 1000)} kB`;
+    const percent = total ? Math.floor(100 * done / total) : 100;
+    const share = `${size} of ${whole}  ${percent}%  ${speed}`;
+    if (done === 0 || done === total) return share;
+    return `${share}  ${format(seconds * (total - done) / done)} s left`;
   }
 }
 
@@ -908,13 +858,10 @@ function showProgress(progress: Progress): Disposable {
       Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch { /* the terminal is gone */ }
   };
-  const timer = setInterval(show, 250, "");
-  return {
-    [Symbol.dispose]() {
-      clearInterval(timer);
-      show("\n");
-    },
-  };
+  const bar = new DisposableStack();
+  bar.defer(() => show("\n"));
+  bar.adopt(setInterval(show, 250, ""), clearInterval);
+  return bar;
 }
 
 const USAGE = `http_get: an HTTP GET by hand over a socket (RFC 9112)
@@ -988,8 +935,9 @@ function check(given: ReturnType<typeof parse>) {
 
 type Given = ReturnType<typeof check>;
 
-/** Reads authorities. Throws a {@linkcode Failure} of 2. */
-async function readAuthorities(file: string): Promise<string> {
+/** Reads the authorities of --cacert. Throws a {@linkcode Failure} of 2. */
+async function readAuthorities(file?: string): Promise<string[]> {
+  if (file === undefined) return [];
   const text = await Deno.readTextFile(file).catch((error) => {
     throw new Failure(2, `cannot read ${file}: ${reason(error)}`, error);
   });
@@ -998,40 +946,31 @@ async function readAuthorities(file: string): Promise<string> {
   }
   try {
     Deno.createHttpClient({ caCerts: [text] }).close(); // it looks at them
-    return text;
+    return [text];
   } catch (error) {
     const why = reason(error).replace(/.*: /, "");
     throw new Failure(2, `a certificate in ${file} is damaged: ${why}`, error);
   }
 }
 
-async function openOutput({ output: path = "-", signal }: Task) {
-  if (path === "-" || path === "/dev/stdout") return undefined;
-  const file = await OutputFile.open(path, signal);
-  if (!file.file.isTerminal()) return file;
-  throw new Failure(23, `${path} is a terminal: leave out -o`);
-}
-
-type Task = Given & Pick<Options, "signal" | "trace">;
-
-async function client(task: Task): Promise<void> {
+/** Gets what the command line says. Throws a {@linkcode Failure}. */
+async function client(given: Given, signal: AbortSignal, trace?: Trace) {
   // Unless this is set, Deno trusts only the authorities on its own list.
   const variable = "DENO_TLS_CA_STORE";
   const { state } = await Deno.permissions.query({ name: "env", variable });
   if (state === "granted" && !Deno.env.has(variable)) {
     Deno.env.set(variable, "system,mozilla");
   }
-  const reading = task.cacert && readAuthorities(task.cacert);
-  const authorities = await Promise.race([reading, aborted(task.signal)]);
-  await using file = await openOutput(task);
-  const write = file
-    ? (bytes: Uint8Array) => file.write(bytes)
-    : await standardOutput();
+  const reading = readAuthorities(given.cacert);
+  const caCerts = await Promise.race([reading, aborted(signal)]);
+  const { output: path = "-" } = given;
+  const isFile = path !== "-" && path !== "/dev/stdout";
+  await using file = isFile ? await OutputFile.open(path, signal) : undefined;
+  const write = file?.write ?? await standardOutput();
   const progress = new Progress();
-  const isShown = file && !task.silent && Deno.stderr.isTerminal();
+  const isShown = isFile && !given.silent && Deno.stderr.isTerminal();
   using _bar = isShown ? showProgress(progress) : undefined;
-  const caCerts = authorities ? [authorities] : [];
-  await download({ ...task, caCerts, write, progress });
+  await download({ ...given, caCerts, write, progress, signal, trace });
   await file?.keep();
 }
 
@@ -1039,11 +978,10 @@ async function client(task: Task): Promise<void> {
 export function main(args: string[]): Promise<number> {
   const script = { name: "http_get", usage: USAGE, parse };
   return run(script, args, async (given, signal, trace) => {
-    const options = check(given);
-    const { "max-time": time } = options;
-    const limit = timeLimit(time || Infinity, signal);
+    const checked = check(given);
+    const time = checked["max-time"];
     try {
-      await client({ ...options, signal: limit, trace });
+      await client(checked, timeLimit(time || Infinity, signal), trace);
     } catch (error) {
       if ((error as Error).name !== "TimeoutError") throw error;
       throw new Failure(28, `timed out after ${time / 1000} s`, error);

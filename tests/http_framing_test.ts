@@ -49,6 +49,7 @@ async function read(pieces: Iterable<Uint8Array>, method = "GET") {
   writer ??= new BufferedWriter((bytes) => take(bytes), () => {});
   const answer = {
     head: (head: Head) => Promise.resolve(void result.heads.push(head)),
+    output: writer,
     body(_: Head, { why }: { why: string }) {
       lines.push(why);
       return writer;
@@ -350,7 +351,11 @@ test("http_get gives what has come before it waits for more", async () => {
     return Promise.resolve();
   };
   const writer = new BufferedWriter(take, () => {});
-  const answer = { head: () => Promise.resolve(), body: () => writer };
+  const answer = {
+    head: () => Promise.resolve(),
+    output: writer,
+    body: () => writer,
+  };
   const pieces = (function* () {
     yield bytes(`${CHUNKED}2\r\nhe\r\n3\r\nllo\r\n9\r\n`);
     yield bytes(",");

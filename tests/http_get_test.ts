@@ -530,14 +530,6 @@ test("http_get takes no more than --max-filesize allows", async () => {
   assertEquals([cut.body.length, cut.code], [5000, 63]);
 });
 
-test("http_get gives up an endless row of answers that are not final", async () => {
-  const answer = `HTTP/1.1 100 Go on\r\nA: ${"b".repeat(200_000)}\r\n\r\n`;
-  await using server = new RawServer(async (conn) => {
-    for (;;) await write(conn, answer);
-  });
-  assertEquals((await collect({ url: server.url() })).code, 63);
-});
-
 test("http_get stops when its signal says so, connecting, waiting or receiving", async () => {
   for (const answer of ["", OK, `${OK}Content-Length: 9\r\n\r\nhello`]) {
     const { signal, abort } = controller();

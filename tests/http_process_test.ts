@@ -307,7 +307,7 @@ test(
     assertEquals(code, 23);
     assertEquals(
       stdout.trim(),
-      "http_get: /dev/tty is a terminal: leave out -o",
+      "http_get: cannot write /dev/tty: it is a terminal: leave out -o",
     );
   },
 );

@@ -518,9 +518,11 @@ export async function run<T extends Options>(
   } catch (error) {
     status = report(name, stop.signal.reason ?? error, trace);
   }
-  const isUsage = status === 2 || status === 3; // then nothing is drawn
-  if (!isUsage) {
-    await trace?.write().catch((error) => status ||= report(name, error));
+  try {
+    const isUsage = status === 2 || status === 3; // then nothing is drawn
+    if (!isUsage) await trace?.write();
+  } catch (error) {
+    status ||= report(name, error);
   }
   if (writing) await Promise.race([writing, delay(500)]); // of the log
   return status;

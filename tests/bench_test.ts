@@ -12,7 +12,8 @@ const ignore = Deno.build.os !== "linux" || missing("cc") || missing("node");
 /** Starts a task's program with the permissions of the task. */
 function start(task: string, args: string[], env: Record<string, string> = {}) {
   const config = Deno.readTextFileSync(new URL("deno.json", ROOT));
-  const rights: string[] = JSON.parse(config).tasks[task].match(/--allow\S+/g);
+  const { command } = JSON.parse(config).tasks[task];
+  const rights: string[] = command.match(/--allow\S+/g);
   const words = ["run", "--no-prompt", ...rights, `${pathname}${task}.ts`];
   const options = { cwd: ROOT, env: { NO_COLOR: "1", ...env } };
   return new Running(Deno.execPath(), [...words, ...args], options);

@@ -185,9 +185,9 @@ async function askUdp(target: Target, wait: number): Promise<Exchange> {
 const LOCAL = / (127\.[\d.]+|\[::1?\]|0\.0\.0\.0|localhost):13: /;
 
 /**
- * Asks a daytime server, for so many milliseconds. Throws a {@linkcode Failure}
- * of 2, 6 or 7 if it cannot be reached, of 28 if it is late, of 52 if the
- * answer is empty, of 56 if it breaks off, of 63 if it is too long.
+ * Asks a daytime server, for so many milliseconds. Fails with status 2, 6 or 7
+ * if it cannot be reached, 28 if it is late, 52 if the answer is empty, 56 if
+ * it breaks off, 63 if it is too long.
  */
 export async function ask(
   { udp, timeout, ...target }: Target & { udp?: boolean; timeout: number },
@@ -314,7 +314,7 @@ async function reply(
   }
 }
 
-/** What {@linkcode serve} is told. */
+/** The options of {@linkcode serve}. */
 export interface ServeOptions {
   listener: Deno.TcpListener;
   socket: Deno.DatagramConn; // on the same port

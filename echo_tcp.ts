@@ -25,7 +25,7 @@ import { timeLimit, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip
-const LONGEST = 2 ** 31 - 1; // milliseconds that a timer can take
+const LONGEST = 2 ** 31 - 1; // milliseconds; a longer timer fires at once
 
 /** The protocol: sends back what arrives, until the peer half-closes. */
 export async function echo(
@@ -45,17 +45,17 @@ export async function echo(
   }
 }
 
-/** A connection being served. To `echo`, it is one. It also counts bytes. */
+/** A connection being served. To `echo`, it looks like one. It counts bytes. */
 class Session {
   bytes = 0;
   isWriting = false;
-  readonly started = Math.floor(performance.now()); // whole: it takes less
+  readonly started = Math.floor(performance.now()); // whole: less memory
   moved = this.started; // when bytes last went back
   ending = ""; // why it ended, unless the client half-closed
 
   constructor(readonly conn: Deno.TcpConn, readonly trace?: Trace) {}
 
-  /** Runs the protocol to its end. Not async: idle ones would take more. */
+  /** Runs the protocol to its end. Not async: that takes memory when idle. */
   run(): Promise<void> {
     try {
       this.conn.setNoDelay(true); // answers do not wait for more to send
@@ -81,7 +81,7 @@ class Session {
     return length;
   }
 
-  /** Closes it. It may be closed already, which close() would not bear. */
+  /** Closes it. If it is closed already, close() would throw. */
   close(ending = ""): void {
     this.ending ||= ending;
     this.conn[Symbol.dispose]();
@@ -102,7 +102,7 @@ class Session {
   }
 }
 
-/** What {@linkcode serve} is told. */
+/** The options of {@linkcode serve}. */
 export interface ServeOptions {
   listener: Deno.TcpListener;
   signal: AbortSignal; // ends it, once what has arrived was sent back
@@ -138,8 +138,8 @@ export async function serve(options: ServeOptions) {
 
   aborted(signal).catch(() => { // when the signal aborts
     placeFree.resolve();
-    // Whoever the system has connected already is accepted and served.
-    setTimeout(() => listener.close(), 50);
+    // Connections still in the backlog are accepted and served, too.
+    setTimeout(() => listener[Symbol.dispose](), 50);
   });
   const pause = Math.min(idleTimeout / 4, 1000);
   const sweep = setInterval(() => closeIdle(sessions, idleTimeout), pause);
@@ -166,7 +166,7 @@ function closeIdle(sessions: Set<Session>, timeout: number): void {
   }
 }
 
-/** Closes connections that are quiet for 0.1 s, and all of them after 5 s. */
+/** Closes connections once they are quiet for 0.1 s, and all within 5 s. */
 async function drain(sessions: Set<Session>): Promise<void> {
   const started = performance.now();
   while (sessions.size > 0 && performance.now() - started < 5000) {
@@ -182,7 +182,7 @@ async function drain(sessions: Set<Session>): Promise<void> {
 
 type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 
-/** What {@linkcode talk} is told. `timeout` is milliseconds. */
+/** The options of {@linkcode talk}. `timeout` is milliseconds. */
 export interface TalkOptions {
   conn: Stream;
   input: ReadableStream<Uint8Array>;
@@ -192,16 +192,16 @@ export interface TalkOptions {
 
 /** What {@linkcode send} and {@linkcode receive} tell each other. */
 class Exchange {
-  owed = 0; // bytes that have not come back
+  owed = 0; // bytes that have not come back; below 0 if more came
   isSent = false; // the whole input
-  isReading = false; // from the server: the output is not waited for
+  isReading = false; // from the server; else the output is slow
   since = 0; // when the wait for the server began
 }
 
 /**
  * The client: sends the input and half-closes, while it passes on what comes
- * back. Throws a {@linkcode Failure}: 18 if the server closes early, 28 if it is
- * silent for too long.
+ * back, whatever it is. Fails with status 18 if the server closes early, 28 if
+ * it is silent for too long.
  */
 export async function talk(options: TalkOptions): Promise<void> {
   const { conn, timeout } = options;
@@ -209,6 +209,7 @@ export async function talk(options: TalkOptions): Promise<void> {
   const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
     const { owed, isSent, isReading, since } = exchange;
+    // Only the server's silence counts, and only if something is expected.
     const isWaiting = isReading && (owed > 0 || isSent);
     if (!isWaiting || performance.now() - since <= timeout) return;
     late.reject(new Failure(28, `no answer within ${timeout / 1000} s`));
@@ -249,7 +250,7 @@ async function receive({ conn, output }: TalkOptions, exchange: Exchange) {
   throw new Failure(18, `the server closed, but ${why}`);
 }
 
-/** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
+/** The options of {@linkcode ping}. Times are milliseconds, `size` is bytes. */
 export interface PingOptions {
   conn: Stream;
   count: number;
@@ -261,8 +262,8 @@ export interface PingOptions {
 }
 
 /**
- * Measures round trips, one after the other. Throws a {@linkcode Failure}: 8 if
- * what comes back was changed, 18 if the server closes, 28 if it is late.
+ * Measures round trips, one after the other. Fails with status 8 if what comes
+ * back was changed, 18 if the server closes, 28 if it is late.
  */
 export async function ping(
   { conn, count, size, interval, timeout, trips, log }: PingOptions,
@@ -389,7 +390,6 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   if (count === 0) refuse(options, ["size", "interval", "json"], "needs -c");
   const limit = timeLimit(timeout, signal);
   using socket = await connect({ ...target, signal: limit, trace });
-  signal.addEventListener("abort", () => socket[Symbol.dispose]());
   const conn = trace ? trace.stream(socket) : socket;
   if (count === 0) {
     const input = Deno.stdin.readable;
@@ -403,7 +403,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false; // the bytes of round trips say nothing
+  if (trace) trace.quotes = false; // the diagram does without their bytes
   const rest = { interval, timeout, trips, log: show };
   try {
     const pinging = ping({ conn, count, size, ...rest });

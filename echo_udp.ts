@@ -16,12 +16,12 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { aborted, announce, type Asking, counted, delay } from "./utils.ts";
+import { aborted, announce, counted, delay, type UdpClient } from "./utils.ts";
 import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
 import { limited, listenUdp, type Log, log, openUdp, output } from "./utils.ts";
 import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
 import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
-import { type Socket, timeLimit, type Trace } from "./utils.ts";
+import { timeLimit, type Trace, type UdpSocket } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
@@ -96,7 +96,7 @@ export function chance(seed: number): (percent: number) => boolean {
   };
 }
 
-/** What {@linkcode serve} is told. */
+/** The options of {@linkcode serve}. */
 export interface ServeOptions {
   socket: Deno.DatagramConn;
   signal: AbortSignal; // ends it, once what has arrived was sent back
@@ -110,7 +110,7 @@ export interface ServeOptions {
 export async function serve(options: ServeOptions): Promise<Count> {
   const { signal, lose = 0, seed = 0, log = () => {}, trace } = options;
   const { port } = options.socket.addr as Deno.NetAddr;
-  const socket: Socket = trace?.datagrams(options.socket) ?? options.socket;
+  const socket: UdpSocket = trace?.datagrams(options.socket) ?? options.socket;
   const warn = limited(log, 1); // a line a second
   const peers = options.log && new Peers();
   const total = new Count();
@@ -155,8 +155,8 @@ async function drain(total: Count): Promise<void> {
   } while (performance.now() < Math.min(end, total.moved + 50));
 }
 
-/** What {@linkcode talk} is told. `timeout` is milliseconds. */
-export interface TalkOptions extends Asking {
+/** The options of {@linkcode talk}. `timeout` is milliseconds. */
+export interface TalkOptions extends UdpClient {
   input: ReadableStream<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   timeout: number;
@@ -174,8 +174,8 @@ class Exchange {
 
 /**
  * The client: sends each line of the input, and passes on what comes back,
- * until all has. Throws a {@linkcode Failure}: 28 if nothing more comes back
- * in time, 8 if all that came was changed, 56 if a line cannot be sent.
+ * until all has. Fails with status 28 if nothing more comes back in time, 8 if
+ * all that came was changed, 56 if a line cannot be sent.
  */
 export async function talk(options: TalkOptions): Promise<void> {
   const { socket, timeout } = options;
@@ -245,8 +245,8 @@ async function* lines(input: ReadableStream<Uint8Array>) {
   if (line.length > 0) yield new Uint8Array(line);
 }
 
-/** Sends to the server. Throws a {@linkcode Failure} of 56. */
-async function ask({ socket, to }: Asking, datagram: Uint8Array) {
+/** Sends to the server. Fails with status 56. */
+async function ask({ socket, to }: UdpClient, datagram: Uint8Array) {
   await socket.send(datagram, to).catch((error) => {
     const message = `cannot send to ${formatAddress(to)}: ${reason(error)}`;
     throw new Failure(56, message, error);
@@ -254,7 +254,7 @@ async function ask({ socket, to }: Asking, datagram: Uint8Array) {
 }
 
 /** What comes from the server. Anybody may send to this port. */
-async function* answers({ socket, to }: Asking) {
+async function* answers({ socket, to }: UdpClient) {
   const buffer = new Uint8Array(65_535);
   for (;;) {
     try {
@@ -268,8 +268,8 @@ async function* answers({ socket, to }: Asking) {
   }
 }
 
-/** What {@linkcode ping} is told. Times are milliseconds, `size` is bytes. */
-export interface PingOptions extends Asking {
+/** The options of {@linkcode ping}. Times are milliseconds, `size` is bytes. */
+export interface PingOptions extends UdpClient {
   count: number;
   size: number; // at least the 4 of the sequence number
   interval: number; // 0: the next one follows an answer, or after 10 ms
@@ -280,8 +280,8 @@ export interface PingOptions extends Asking {
 
 /**
  * Measures round trips. The next one does not wait for an answer to the last.
- * Throws a {@linkcode Failure}: 28 if nothing comes back, 8 if all that comes
- * was changed, 56 if something cannot be sent.
+ * Fails with status 28 if nothing comes back, 8 if all that comes was changed,
+ * 56 if something cannot be sent.
  */
 export async function ping(options: PingOptions): Promise<void> {
   const { socket, to, trips } = options;
@@ -438,7 +438,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false; // the bytes of round trips say nothing
+  if (trace) trace.quotes = false; // the diagram does without their bytes
   const rest = { interval, timeout, trips, log: show };
   try {
     const pinging = ping({ socket, to, count, size, ...rest });

@@ -104,7 +104,7 @@ class BufferedReader {
     return place < this.#end ? place + 1 - this.#start : 0;
   }
 
-  /** Waits for a line. Throws a {@linkcode Failure} of 18, 56 or 63. */
+  /** Waits for a line. Fails with status 18, 56 or 63. */
   async needLine(where: string): Promise<number> {
     for (let searched = 0; searched < MOST_HEAD;) {
       const length = this.lineLength(searched);
@@ -173,7 +173,7 @@ function quote(text: string): string {
   return `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"`;
 }
 
-/** Reads lines up to an empty one. Throws a {@linkcode Failure} of 18 or 63. */
+/** Reads lines up to an empty one. Fails with status 18 or 63. */
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
@@ -228,7 +228,7 @@ export interface Framing {
  * - `Content-Length`: after that many bytes (rule 6)
  * - neither of these: where the server closes (rule 8)
  *
- * Throws a {@linkcode Failure} of 8 for a Content-Length that is not one number
+ * Fails with status 8 for a Content-Length that is not one number
  * (rule 5).
  */
 export function frame(method: string, head: Head): Framing {
@@ -400,7 +400,7 @@ class Decoder implements Body {
     return false; // decoding has to be waited for
   }
 
-  /** Throws a {@linkcode Failure} of 61. */
+  /** Fails with status 61. */
   async write(bytes: Uint8Array): Promise<void> {
     for (let start = 0; start < bytes.length;) {
       this.#engine ??= await this.#open();
@@ -419,7 +419,7 @@ class Decoder implements Body {
     }
   }
 
-  /** Throws a {@linkcode Failure} of 61 if the end is missing. */
+  /** Fails with status 61 if the end is missing. */
   async end(): Promise<void> {
     const engine = this.#engine;
     const error = engine && await new Promise((resolve) => {
@@ -480,7 +480,7 @@ export class Answer {
     this.output = new BufferedWriter((bytes) => this.#save(bytes), failed);
   }
 
-  /** Takes a header section. Throws a {@linkcode Failure} of 23. */
+  /** Takes a header section. Fails with status 23. */
   async head({ text }: Head): Promise<void> {
     const { include, head, write } = this.options;
     const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
@@ -525,8 +525,8 @@ export class Answer {
 }
 
 /**
- * Reads a URL as a person types it, `http://` left out perhaps. Throws a
- * {@linkcode Failure} of 1 or 3.
+ * Reads a URL as a person types it, `http://` left out perhaps. Fails with
+ * status 1 or 3.
  */
 export function parseURL(text: string): URL {
   // the scheme with ://, if there is one, and the rest
@@ -547,7 +547,7 @@ export type Header = [name: string, value?: string];
 
 /**
  * Reads `Name: value`, or `Name:` to leave one out, or `Name;` for an empty
- * one. Throws a {@linkcode Failure} of 2.
+ * one. Fails with status 2.
  */
 export function parseHeader(text: string): Header {
   // a token (RFC 9110 5.6.2), a mark, and no control characters but tabs
@@ -559,7 +559,7 @@ export function parseHeader(text: string): Header {
   throw new Failure(2, `"${text}" is not a header: ${forms}`);
 }
 
-/** Says where a redirect leads. Throws a {@linkcode Failure} of 1 or 3. */
+/** Says where a redirect leads. Fails with status 1 or 3. */
 export function redirect(from: URL, location: string): URL {
   // Bytes above 127 are escaped as they are. URL would take them for text.
   const hex = (byte: string) => byte.charCodeAt(0).toString(16).toUpperCase();
@@ -720,7 +720,7 @@ async function writeToTerminal(bytes: Uint8Array): Promise<void> {
   throw new Failure(23, `binary output may confuse your terminal: ${hint}`);
 }
 
-/** Finds the way to write to stdout. Throws a {@linkcode Failure} of 23. */
+/** Finds the way to write to stdout. Fails with status 23. */
 async function standardOutput(): Promise<Write> {
   if (Deno.stdout.isTerminal()) return writeToTerminal;
   const { state } = await Deno.permissions.query({ name: "read" });
@@ -750,7 +750,7 @@ class OutputFile implements AsyncDisposable {
     this.#put = writer(path, file, !isDevice);
   }
 
-  /** Throws a {@linkcode Failure} of 23. */
+  /** Fails with status 23. */
   static async open(path: string, signal: AbortSignal): Promise<OutputFile> {
     try {
       const old = await Deno.stat(path).catch(() => undefined);
@@ -786,7 +786,7 @@ class OutputFile implements AsyncDisposable {
     await this.#put(bytes);
   };
 
-  /** Puts it where it belongs. Throws a {@linkcode Failure} of 23. */
+  /** Puts it where it belongs. Fails with status 23. */
   async keep(): Promise<void> {
     await this.write(new Uint8Array(0)); // if no byte came, this empties it
     this.file.close(); // Windows renames nothing that is open
@@ -912,7 +912,7 @@ function parse(args: string[]) {
   });
 }
 
-/** Checks the command line. Throws a {@linkcode Failure} of 1, 2 or 3. */
+/** Checks the command line. Fails with status 1, 2 or 3. */
 function check(given: ReturnType<typeof parse>) {
   const [text, another] = given._.map(String);
   if (!text) {
@@ -935,7 +935,7 @@ function check(given: ReturnType<typeof parse>) {
 
 type Given = ReturnType<typeof check>;
 
-/** Reads the authorities of --cacert. Throws a {@linkcode Failure} of 2. */
+/** Reads the authorities of --cacert. Fails with status 2. */
 async function readAuthorities(file?: string): Promise<string[]> {
   if (file === undefined) return [];
   const text = await Deno.readTextFile(file).catch((error) => {

@@ -8,7 +8,7 @@
  * @module
  */
 import { complain, counted, Failure, formatAddress } from "./utils.ts";
-import { printable, reason, type Socket } from "./utils.ts";
+import { printable, reason, type UdpSocket } from "./utils.ts";
 
 /** A connection that can be traced. Some are never half-closed. */
 type Stream = Partial<Deno.Conn> & Pick<Deno.Conn, "read" | "write" | "close">;
@@ -86,8 +86,8 @@ export class Trace {
     this.#draw("Note left of p1", text);
   }
 
-  /** A connection to `peer`, or none if it refused. */
-  connected(peer: string, isRefused = false): void {
+  /** How TCP opened a connection to `peer`, or how that refused it. */
+  handshake(peer: string, isRefused = false): void {
     this.peer = peer;
     if (isRefused) this.tcp("", ">SYN", "<RST, ACK");
     else this.tcp(`connected to ${peer}`, ">SYN", "<SYN, ACK", ">ACK");
@@ -115,7 +115,7 @@ export class Trace {
   }
 
   /** The same UDP socket, traced. A client says whom it asks. */
-  datagrams(socket: Deno.DatagramConn, server?: Deno.NetAddr): Socket {
+  datagrams(socket: Deno.DatagramConn, server?: Deno.NetAddr): UdpSocket {
     if (!server) return new TracedDatagrams(this, socket);
     this.peer = formatAddress(server);
     const { port } = socket.addr as Deno.NetAddr;
@@ -123,7 +123,7 @@ export class Trace {
     return new TracedDatagrams(this, socket, this.peer);
   }
 
-  /** Writes the diagram, if one is wanted. Throws a {@linkcode Failure} of 23. */
+  /** Writes the diagram, if one is wanted. Fails with status 23. */
   async write(): Promise<void> {
     if (!this.file) return;
     const { names, events, more } = this.diagram;
@@ -210,14 +210,14 @@ class TracedStream {
   }
 }
 
-class TracedDatagrams implements Socket {
+class TracedDatagrams implements UdpSocket {
   constructor(
     readonly trace: Trace,
-    readonly socket: Socket,
+    readonly socket: UdpSocket,
     readonly server = "", // the only one whom a client believes
   ) {}
 
-  async receive(buffer?: Uint8Array): ReturnType<Socket["receive"]> {
+  async receive(buffer?: Uint8Array): ReturnType<UdpSocket["receive"]> {
     const [bytes, from] = await this.socket.receive(buffer);
     const who = formatAddress(from as Deno.NetAddr);
     const ignored = `ignored ${counted(bytes.length, "byte")} from ${who}`;

@@ -1,6 +1,6 @@
 /**
- * What the scripts share: failures, output, the command line, addresses, and
- * how sockets are opened. There is no protocol in this file.
+ * What the scripts share: failures, output, the command line, addresses, how
+ * sockets are opened, and round trips.
  *
  * @module
  */
@@ -12,9 +12,8 @@ export type Trace = import("./trace.ts").Trace;
 export type Log = (line: string) => void;
 
 /**
- * An expected failure: a line for people, and curl's exit status. 2: command
- * line, 6: name, 7: connecting, 8: strange answer, 18: early end, 23: output,
- * 28: too late, 56: connection lost, 1: any other.
+ * An expected failure: a line for people, and curl's exit status, which
+ * docs/reference.md lists. What "fails with status 6" throws one of these.
  */
 export class Failure extends Error {
   constructor(readonly status: number, message: string, cause?: unknown) {
@@ -52,11 +51,11 @@ export function timeLimit(ms: number, signal: AbortSignal): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(ms)]);
 }
 
-/** Throws a {@linkcode Failure} of 28, or why else the signal has aborted. */
-function throwIfAborted({ reason }: AbortSignal, what: string): void {
-  const isLate = reason?.name === "TimeoutError";
+/** Throws the signal's reason, if it has aborted; of a time limit, a 28. */
+function throwIfAborted(signal: AbortSignal, what: string): void {
+  const isLate = signal.reason?.name === "TimeoutError";
   if (isLate) throw new Failure(28, `${what}: no answer in time`);
-  if (reason) throw reason;
+  signal.throwIfAborted();
 }
 
 /** Waits for so many milliseconds. */
@@ -78,7 +77,7 @@ export async function writeAll(
   while (sent < bytes.length) sent += await to.write(bytes.subarray(sent));
 }
 
-/** Escapes what could drive a terminal, such as control characters. */
+/** Escapes what could control a terminal. */
 export function printable(text: string): string {
   return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => {
     const code = character.codePointAt(0)!.toString(16).padStart(2, "0");
@@ -92,14 +91,14 @@ export const screen = { midLine: false };
 const decoder = new TextDecoder(); // a character may come in two pieces
 
 /**
- * Writes to stdout. On a terminal, what could drive it is escaped. Throws a
- * {@linkcode Failure} of 23, without a message if the reader is gone.
+ * Writes to stdout. On a terminal, what could control it is escaped. Fails with
+ * status 23, without a message if the reader is gone.
  */
 export async function output(data: Uint8Array | string): Promise<void> {
   let bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
   if (Deno.stdout.isTerminal()) {
     const text = decoder.decode(bytes, { stream: true });
-    const lines = text.replace(/\r(?=\n|$)/g, "");
+    const lines = text.replace(/\r(?=\n|$)/g, ""); // CR LF may be split, too
     bytes = new TextEncoder().encode(lines.replace(/[^\n\t]+/g, printable));
     screen.midLine = !lines.endsWith("\n");
   }
@@ -125,7 +124,10 @@ export function complain(line: string, style = ""): void {
 const unwritten: string[] = [];
 let writing: Promise<void> | undefined;
 
-/** Logs a line on stdout. It never waits: whoever reads it may have stopped. */
+/**
+ * Logs a line on stdout. It never waits: whoever reads it may have stopped. Of
+ * what is not written, it keeps 1,000 lines.
+ */
 export function log(line: string): void {
   if (unwritten.length < 1000) unwritten.push(`${line}\n`);
   writing ??= writeLog();
@@ -141,21 +143,27 @@ async function writeLog(): Promise<void> {
   writing = undefined;
 }
 
-/** A log that takes so many lines a second, and counts the others. */
+/** A log that takes so many lines a second, and tells how many it dropped. */
 export function limited(log: Log, most = 100): Log {
   let second = 0;
   let lines = 0;
+  let dropped = 0;
+  const tell = () => {
+    log(`... and ${dropped} more`);
+    dropped = 0;
+  };
   return (line) => {
     const now = Math.floor(performance.now() / 1000);
-    if (now !== second && lines > most) log(`... and ${lines - most} more`);
     if (now !== second) lines = 0;
     second = now;
     lines++;
-    if (lines <= most) log(line);
+    if (lines <= most) return log(line);
+    if (dropped === 0) setTimeout(tell, 1000);
+    dropped++;
   };
 }
 
-/** For parseArgs: keeps words. Throws a {@linkcode Failure} of 2 for options. */
+/** For parseArgs: lets words pass. Throws a {@linkcode Failure} for options. */
 export function refuseUnknown(arg: string, option?: string): boolean {
   if (option === undefined) return true;
   throw new Failure(2, `unknown option ${arg}: see --help`);
@@ -164,7 +172,7 @@ export function refuseUnknown(arg: string, option?: string): boolean {
 /** Options by name, as parseArgs gives them. */
 type Given = Record<string, unknown>;
 
-/** Throws a {@linkcode Failure} of 2 if one of the options was given. */
+/** Fails with status 2 if one of the options was given. */
 export function refuse(options: Given, names: string[], why: string): void {
   const unset: unknown[] = [undefined, false];
   const name = names.find((name) => !unset.includes(options[name]));
@@ -173,7 +181,7 @@ export function refuse(options: Given, names: string[], why: string): void {
   throw new Failure(2, `${letters[name] ?? `--${name}`} ${why}`);
 }
 
-/** Reads a whole number within bounds. Throws a {@linkcode Failure} of 2. */
+/** Reads a whole number within bounds. Fails with status 2. */
 export function parseNumber(
   given: Given,
   name: string,
@@ -188,7 +196,7 @@ export function parseNumber(
   throw new Failure(2, `--${name} must be ${range}, not "${text}"`);
 }
 
-/** Reads seconds as milliseconds. Throws a {@linkcode Failure} of 2. */
+/** Reads seconds as milliseconds. Fails with status 2. */
 export function parseSeconds(given: Given, name: string, usual = 0): number {
   const text = `${given[name] ?? usual}`;
   const seconds = /^(\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
@@ -203,7 +211,7 @@ const SERVICES: Record<string, number> = {
   https: 443,
 };
 
-/** Reads a port, `7777` or `echo`. Throws a {@linkcode Failure} of 2. */
+/** Reads a port, `7777` or `echo`. Fails with status 2. */
 export function parsePort(text: string): number {
   if (Object.hasOwn(SERVICES, text)) return SERVICES[text];
   const port = /^\d{1,5}$/.test(text) ? Number(text) : NaN;
@@ -212,25 +220,27 @@ export function parsePort(text: string): number {
   throw new Failure(2, `"${text}" is not a port: ${range}`);
 }
 
-const MAPPED = /^\[?::ffff:(\d+\.[\d.]+)\]?/i; // IPv4 addresses, as IPv6 has them
+const MAPPED = /^\[?::ffff:(\d+\.[\d.]+)(\]|$)/i; // IPv4 in IPv6 (RFC 4291)
 
-/** Reads -4 and -6. Throws a {@linkcode Failure} of 2 for both. */
+/** Reads -4 and -6. Fails with status 2 for both. */
 export function parseFamily({ ipv4, ipv6 }: Given): 4 | 6 | undefined {
   if (ipv4 && ipv6) throw new Failure(2, "-4 and -6 cannot be combined");
   if (ipv4) return 4;
   return ipv6 ? 6 : undefined;
 }
 
-/** Reads HOST [PORT], -4 and -6. Throws a {@linkcode Failure} of 2. */
+/** Reads HOST [PORT] or HOST:PORT, -4 and -6. Fails with status 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [word, ...words] = given._.map(String);
   const text = word.replace(MAPPED, "$1");
-  const isIPv6 = URL.canParse(`ws://[${text}]`); // no colon begins a port
+  const isIPv6 = URL.canParse(`ws://[${text}]`);
+  // Else, what follows the last colon is a port.
   const parts = isIPv6 ? [`[${text}]`] : text.split(/:(?=[^:\]]*$)/);
   const [host, port = `${usual}`, more] = [...parts, ...words];
   if (more !== undefined) throw new Failure(2, `unexpected argument "${more}"`);
-  const url = URL.parse(`ws://${host}`); // it knows what a host is,
-  const isOdd = /^\d*$|^[^[]*:|[/?#@\\\s]/.test(host); // but takes 5 for 0.0.0.5
+  // A URL knows what a host is, but more can be in it, and 5 means 0.0.0.5.
+  const url = URL.parse(`ws://${host}`);
+  const isOdd = /^\d*$|^[^[]*:|[/?#@\\\s]/.test(host);
   if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
   const number = parsePort(port);
   if (number === 0) throw new Failure(2, "nobody listens on port 0");
@@ -255,7 +265,7 @@ export interface Target {
   trace?: Trace;
 }
 
-/** Asks the system for addresses. Throws a {@linkcode Failure}: 2, 6 or 28. */
+/** Asks the system for addresses. Fails with status 2, 6 or 28. */
 export async function resolve(target: Target): Promise<string[]> {
   const { hostname, family, signal, trace } = target;
   const isIPv6 = hostname.includes(":");
@@ -283,33 +293,34 @@ export async function resolve(target: Target): Promise<string[]> {
   }
 }
 
-/** Connects over TCP. Throws a {@linkcode Failure}: 2, 6, 7 or 28. */
+/** Connects over TCP. Fails with status 2, 6, 7 or 28. */
 export async function connect(target: Target): Promise<Deno.TcpConn> {
   const { hostname, port, family, signal, trace } = target;
   const [address, another] = await resolve(target);
-  // Given a name, Deno tries its addresses side by side (RFC 8305).
+  // Given a name, Deno tries its addresses side by side (RFC 8305). With -4 or
+  // -6 it would try the others, too.
   const at = { hostname: another && !family ? hostname : address, port };
   try {
     const conn = await Deno.connect({ ...at, signal });
-    trace?.connected(formatAddress(conn.remoteAddr));
+    trace?.handshake(formatAddress(conn.remoteAddr));
     return conn;
   } catch (error) {
     const what = `cannot connect to ${formatAddress(at)}`;
     throwIfAborted(signal, what);
     const isRefused = error instanceof Deno.errors.ConnectionRefused;
-    if (isRefused) trace?.connected(formatAddress(at), isRefused);
+    if (isRefused) trace?.handshake(formatAddress(at), isRefused);
     throw new Failure(7, `${what}: ${reason(error)}`, error);
   }
 }
 
-/** Throws a {@linkcode Failure} of 1 if Deno runs without its flag for UDP. */
+/** Fails with status 1 if Deno runs without its flag for UDP. */
 export function needsUnstableNet(what: string): void {
   if ("listenDatagram" in Deno) return;
   throw new Failure(1, `${what} needs Deno's --unstable-net flag`);
 }
 
 /** A UDP socket, as far as the protocols need it. */
-export type Socket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
+export type UdpSocket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 
 /** Asks the system for one address to try, IPv4's first. */
 export async function resolveOne(target: Target): Promise<string> {
@@ -322,13 +333,13 @@ export async function resolveOne(target: Target): Promise<string> {
 }
 
 /** Where a client over UDP sends from, and whom it asks. */
-export interface Asking {
-  socket: Socket;
+export interface UdpClient {
+  socket: UdpSocket;
   to: Deno.NetAddr;
 }
 
 /** Opens a UDP socket to ask a server. Throws a {@linkcode Failure}. */
-export async function openUdp(target: Target): Promise<Asking> {
+export async function openUdp(target: Target): Promise<UdpClient> {
   needsUnstableNet("UDP");
   // UDP cannot tell whether anybody listens, so one address has to do.
   const hostname = await resolveOne(target);
@@ -340,7 +351,7 @@ export async function openUdp(target: Target): Promise<Asking> {
 
 /**
  * Opens a server's socket. Without a host, it serves both IPv6 and IPv4, where
- * the system can. Throws a {@linkcode Failure}: 1, 2 or 6.
+ * the system can. Fails with status 1, 2 or 6.
  */
 export function listen<T>(
   open: (at: { hostname: string; port: number }) => T,
@@ -348,17 +359,18 @@ export function listen<T>(
   host = Deno.build.os === "windows" ? "0.0.0.0" : undefined,
 ): T {
   const at = { hostname: host ?? "::", port };
+  const noHost = `"${host}" is not a host`;
+  if (/^\d+$/.test(at.hostname)) throw new Failure(2, noHost); // 5 is 0.0.0.5
   try {
-    if (/^\d+$/.test(at.hostname)) throw new URIError(); // 5 means 0.0.0.5
     return open(at);
   } catch (error) {
     const { name, message } = error as Error;
     const hints: Record<string, string> = {
       AddrInUse: "is in use: choose another with --port",
-      PermissionDenied: `needs more rights: try --port ${port + 1300}`,
+      PermissionDenied: `needs more rights: try --port ${port + 1300}`, // 1313
     };
     if (name in hints) throw new Failure(1, `port ${port} ${hints[name]}`);
-    if (name === "URIError") throw new Failure(2, `"${host}" is not a host`);
+    if (name === "URIError") throw new Failure(2, noHost);
     if (/failed to lookup/.test(message)) {
       throw new Failure(6, `cannot resolve ${host}: no such name`, error);
     }
@@ -369,7 +381,7 @@ export function listen<T>(
   }
 }
 
-/** Opens a server's UDP socket. Throws a {@linkcode Failure} of 1 or 2. */
+/** Opens a server's UDP socket. Fails with status 1 or 2. */
 export function listenUdp(port: number, host?: string): Deno.DatagramConn {
   needsUnstableNet("UDP");
   const transport = "udp";
@@ -411,8 +423,8 @@ export async function accept(
 }
 
 /**
- * Whether a datagram's sender may be a server. Its answer to ours would be a
- * question again, and so on forever (CVE-2024-2169).
+ * Whether a datagram's sender may be a server. Two servers would answer each
+ * other forever (CVE-2024-2169).
  */
 export function isSuspect(
   { hostname, port }: Deno.NetAddr,
@@ -424,7 +436,7 @@ export function isSuspect(
   return isServer || isMulticast || isBroadcast;
 }
 
-/** Round trips, summed up as ping does it. Times are milliseconds. */
+/** Round trips, summed up as ping(8) does. Times are milliseconds. */
 export class RoundTrips {
   sent = 0;
   readonly times: number[] = [];
@@ -533,7 +545,7 @@ function checkValues(options: object, usual: object): void {
   const flags = Object.entries(usual).filter(([, value]) => value === false);
   const names = ["verbose", ...flags.map(([name]) => name)];
   for (const [name, value] of Object.entries(options)) {
-    if (name.length === 1) continue; // the letter of another
+    if (name.length === 1) continue; // a letter, or `_`
     if (value === "") throw new Failure(2, `--${name} needs a value`);
     const odd = [value].flat().find((each) => typeof each !== "boolean");
     const isOdd = odd !== undefined && names.includes(name);
@@ -552,7 +564,7 @@ function abortOnSignals(stop: AbortController): Disposable {
       // timeout(1) sends its signal twice, within milliseconds.
       if (performance.now() - first > 20) Deno.exit(status);
       first = Math.min(first, performance.now());
-      if (name === "SIGINT") screen.midLine = true; // behind the ^C
+      if (name === "SIGINT" && Deno.stderr.isTerminal()) console.error(); // ^C
       stop.abort(new Failure(status, ""));
     };
     Deno.addSignalListener(name, abort);
@@ -561,7 +573,10 @@ function abortOnSignals(stop: AbortController): Disposable {
   return signals;
 }
 
-/** Whether nohup(1) started this: it goes on when its terminal is closed. */
+/**
+ * Whether nohup(1) started this: it goes on when its terminal is closed. Where
+ * nothing may be read, it is taken for that if no stream is a terminal.
+ */
 function isHangupIgnored(): boolean {
   const path = "/proc/self/status";
   const { state } = Deno.permissions.querySync({ name: "read", path });
@@ -570,7 +585,7 @@ function isHangupIgnored(): boolean {
     if (state === "granted") return mask.test(Deno.readTextFileSync(path));
   } catch { /* no Linux, or not all permissions, which /proc needs */ }
   const streams = [Deno.stdin, Deno.stdout, Deno.stderr];
-  return !streams.some((stream) => stream.isTerminal()); // nohup leaves none
+  return !streams.some((stream) => stream.isTerminal());
 }
 
 async function loadTrace(name: string, { verbose, diagram }: Options) {

@@ -1064,3 +1064,13 @@ test("what a server sends cannot drive the client's terminal", {
   // deno-lint-ignore no-control-regex
   assertNotMatch(seen, /[\x07\x1b\x9b]/);
 });
+
+test("a caller may close echo_tcp's listener before the signal aborts", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const stop = new AbortController();
+  const serving = serve({ listener, signal: stop.signal });
+  listener.close();
+  await soon(serving, "the end of the server");
+  stop.abort();
+  await delay(100); // a second close would be an error that nobody catches
+});

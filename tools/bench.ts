@@ -223,7 +223,7 @@ class Bench {
     }
   }
 
-  /** Throws a {@linkcode Failure} of 1 if one of our servers failed. */
+  /** Fails with status 1 if one of our servers failed. */
   check(): void {
     for (const { server, note, ...load } of this.results) {
       if (!note || !server.endsWith(".ts")) continue;

@@ -186,7 +186,7 @@ function tell({ mark, trace }: Way, bytes: Uint8Array, act: string) {
   trace?.event(`${size} from ${SENDER[mark]} ${act}`);
 }
 
-/** Opens a port for IPv6 and IPv4. Throws a {@linkcode Failure} of 1. */
+/** Opens a port for IPv6 and IPv4. Fails with status 1. */
 async function open(
   transport: "tcp" | "udp",
   port: number,

@@ -9,7 +9,7 @@
  *     deno task compile --target x86_64-pc-windows-msvc
  *
  * The runtime, denort, is downloaded once for each target. The variable
- * `DENORT_BIN` can name one instead, of the version of the `deno` that compiles.
+ * `DENORT_BIN` can name another one, of the same version as `deno`.
  *
  * @module
  */
@@ -50,7 +50,7 @@ export const TARGETS = [
 
 const ROOT = new URL("..", import.meta.url);
 
-/** Runs Deno in the project's folder. Throws a {@linkcode Failure} of 1. */
+/** Runs Deno in the project's folder. Fails with status 1. */
 async function deno(what: string, ...args: string[]): Promise<void> {
   const io = { stdin: "null", stdout: "null", stderr: "piped" } as const;
   const options = { args, cwd: ROOT, env: { NO_COLOR: "1" }, ...io };

@@ -25,7 +25,7 @@ function random(most: number): Uint8Array<ArrayBuffer> {
   return crypto.getRandomValues(new Uint8Array(length));
 }
 
-/** Throws a {@linkcode Failure} of 8 if the bytes are not the same. */
+/** Fails with status 8 if the bytes are not the same. */
 function compare(answer: Uint8Array, sent: Uint8Array): void {
   const isSame = answer.length === sent.length &&
     answer.every((byte, i) => byte === sent[i]);

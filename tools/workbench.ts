@@ -121,7 +121,7 @@ export class Workbench implements AsyncDisposable {
     return child;
   }
 
-  /** Compiles a program. Throws a {@linkcode Failure} of 1. */
+  /** Compiles a program. Fails with status 1. */
   async compile(name: string): Promise<string> {
     const program = `${this.folder}/${name}`;
     const args = ["-O2", "-o", program, path(`tools/${name}.c`)];
@@ -132,8 +132,8 @@ export class Workbench implements AsyncDisposable {
 
   /**
    * Runs a program for so many milliseconds at most. Returns what it prints.
-   * Throws a {@linkcode Failure} of 1 if it fails, or complains: of a pipeline
-   * the status tells nothing.
+   * Fails with status 1 if it fails, or complains: of a pipeline the status
+   * tells nothing.
    */
   async run(program: string, args: string[], limit: number): Promise<string> {
     const signal = AbortSignal.any([this.signal, AbortSignal.timeout(limit)]);
@@ -144,7 +144,7 @@ export class Workbench implements AsyncDisposable {
     throw new Failure(1, why || "no answer");
   }
 
-  /** Starts a server. Throws a {@linkcode Failure} of 1. */
+  /** Starts a server. Fails with status 1. */
   async serve(peer: Peer): Promise<Server> {
     const child = this.start(peer.program, peer.args);
     const late = setTimeout(() => kill(child), TIMEOUT);

@@ -258,7 +258,7 @@ export interface PingOptions {
   interval: number;
   timeout: number;
   trips: RoundTrips; // a new one, filled also if it ends early
-  log: (seq: number, milliseconds: number) => Promise<void>;
+  show: (seq: number, milliseconds: number) => Promise<void>;
 }
 
 /**
@@ -266,7 +266,7 @@ export interface PingOptions {
  * back was changed, 18 if the server closes, 28 if it is late.
  */
 export async function ping(
-  { conn, count, size, interval, timeout, trips, log }: PingOptions,
+  { conn, count, size, interval, timeout, trips, show }: PingOptions,
 ): Promise<void> {
   try {
     for (let seq = 1; seq <= count; seq++) {
@@ -275,7 +275,7 @@ export async function ping(
       trips.sent++;
       const milliseconds = await roundTrip(conn, message, timeout);
       trips.times.push(milliseconds);
-      await log(seq, milliseconds);
+      await show(seq, milliseconds);
       if (seq < count) await delay(Math.max(0, interval - milliseconds));
     }
   } finally {
@@ -404,7 +404,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
   if (trace) trace.quotes = false; // the diagram does without their bytes
-  const rest = { interval, timeout, trips, log: show };
+  const rest = { interval, timeout, trips, show };
   try {
     const pinging = ping({ conn, count, size, ...rest });
     await Promise.race([pinging, aborted(signal)]);

@@ -275,7 +275,7 @@ export interface PingOptions extends UdpClient {
   interval: number; // 0: the next one follows an answer, or after 10 ms
   timeout: number;
   trips: RoundTrips; // a new one, filled also if it ends early
-  log: (seq: number, milliseconds: number) => Promise<void>;
+  show: (seq: number, milliseconds: number) => Promise<void>;
 }
 
 /**
@@ -297,7 +297,7 @@ export async function ping(options: PingOptions): Promise<void> {
 class Flight {
   readonly sent: number[] = []; // when, by sequence number
   next = Promise.withResolvers<void>(); // until it is time for the next one
-  logging = Promise.resolve();
+  showing = Promise.resolve();
 }
 
 async function sendProbes(options: PingOptions, flight: Flight) {
@@ -313,19 +313,19 @@ async function sendProbes(options: PingOptions, flight: Flight) {
     if (seq === count) break;
     await Promise.race([flight.next.promise, delay(interval || 10)]);
     // Nothing is under way during slow output: it is not a slow server.
-    await flight.logging;
+    await flight.showing;
   }
   const end = performance.now() + timeout;
   const expected = count - failures.length;
   while (trips.times.length < expected && performance.now() < end) {
     await delay(10);
   }
-  await flight.logging;
+  await flight.showing;
   if (failures.length > 0) throw failures[0];
 }
 
 async function receiveProbes(options: PingOptions, flight: Flight) {
-  const { size, interval, timeout, trips, log } = options;
+  const { size, interval, timeout, trips, show } = options;
   const returned: boolean[] = []; // by sequence number
   for await (const answer of answers(options)) {
     const now = performance.now();
@@ -342,8 +342,8 @@ async function receiveProbes(options: PingOptions, flight: Flight) {
     if (oddity) trips.odd[oddity] = (trips.odd[oddity] ?? 0) + 1;
     if (oddity && oddity !== "reordered") continue;
     trips.times.push(milliseconds);
-    flight.logging = log(seq, milliseconds);
-    await flight.logging;
+    flight.showing = show(seq, milliseconds);
+    await flight.showing;
     if (interval === 0) flight.next.resolve();
   }
 }
@@ -439,7 +439,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
   if (trace) trace.quotes = false; // the diagram does without their bytes
-  const rest = { interval, timeout, trips, log: show };
+  const rest = { interval, timeout, trips, show };
   try {
     const pinging = ping({ socket, to, count, size, ...rest });
     await Promise.race([pinging, aborted(signal)]);

@@ -455,7 +455,9 @@ export class RoundTrips {
     const average = mean(times);
     const squares = times.map((time) => (time - average) ** 2);
     return {
-      ...{ sent, received, ...odd },
+      sent,
+      received,
+      ...odd,
       lossPercent: sent ? rounded(100 * (1 - received / sent)) : 0,
       minMs: rounded(times[0]),
       avgMs: rounded(average),

@@ -429,11 +429,18 @@ async function pinged(peer: Handler, options: Partial<PingOptions> = {}) {
   const trips = new RoundTrips();
   const { signal } = new AbortController();
   const seqs: number[] = [];
-  const log = async (seq: number, milliseconds: number) => {
+  const show = async (seq: number, milliseconds: number) => {
     seqs.push(milliseconds > 0 && milliseconds < 9000 ? seq : NaN);
     await null;
   };
-  const usual = { count: 3, size: 64, interval: 0, timeout: 5000, signal, log };
+  const usual = {
+    count: 3,
+    size: 64,
+    interval: 0,
+    timeout: 5000,
+    signal,
+    show,
+  };
   const ended = ping({ conn, trips, ...usual, ...options })
     .then(() => undefined, (error) => error);
   const error = await soon(ended, "the end of the round trips");

@@ -290,12 +290,12 @@ async function pinging(server: Actor, options: Partial<PingOptions> = {}) {
   using peer = new Peer(to.hostname);
   const trips = new RoundTrips();
   const seqs: number[] = [];
-  const log = (seq: number) => {
+  const show = (seq: number) => {
     seqs.push(seq);
     return Promise.resolve();
   };
   const usual = { count: 3, size: 64, interval: 0, timeout: 2000 };
-  const given = { socket: peer.socket, to, trips, log, ...usual, ...options };
+  const given = { socket: peer.socket, to, trips, show, ...usual, ...options };
   let error: unknown;
   await soon(ping(given), "the round trips").catch((thrown) => {
     error = thrown;
@@ -329,14 +329,14 @@ test("round trips tell lost, doubled, reordered, damaged and late apart", async 
     await reply(held.shift()!);
   });
   const seqs: number[] = [];
-  const log = (seq: number) => {
+  const show = (seq: number) => {
     seqs.push(seq);
     if (seq === 10) last.resolve();
     return Promise.resolve();
   };
   performance.now = () => now() + ahead;
   try {
-    const options = { count: 10, timeout: 500, log };
+    const options = { count: 10, timeout: 500, show };
     const { trips, error, summary } = await pinging(server, options);
     assertEquals([error, seqs], [undefined, [1, 4, 3, 8, 9, 10]]);
     assertMatch(summary, /^10 sent, 6 received, 40% loss, /);
@@ -431,8 +431,8 @@ test("round trips go on where sending fails, and say so in the end", async () =>
 
 test("round trips are no longer where their lines are printed slowly", async () => {
   await using server = echoing();
-  const log = () => delay(50);
-  const options = { count: 5, interval: 5, timeout: 5000, log };
+  const show = () => delay(50);
+  const options = { count: 5, interval: 5, timeout: 5000, show };
   const { trips, error } = await pinging(server, options);
   assertEquals([error, trips.times.length], [undefined, 5]);
   assertLess(Math.max(...trips.times), 50);
@@ -440,8 +440,8 @@ test("round trips are no longer where their lines are printed slowly", async () 
 
 test("round trips end when what is told of them fails", async () => {
   await using server = echoing();
-  const log = () => Promise.reject(new Failure(23, "the disk is full"));
-  assertFailure((await pinging(server, { log })).error, 23, /disk/);
+  const show = () => Promise.reject(new Failure(23, "the disk is full"));
+  assertFailure((await pinging(server, { show })).error, 23, /disk/);
 });
 
 // As a process

@@ -3,7 +3,7 @@
  * A client for HTTP/1.1 (RFC 9110, RFC 9112), by hand over a socket. Asking for
  * a page takes a few lines of text. The hard part is the answer: TCP has no
  * message boundaries, so the header section has to say where the body ends.
- * `frame` lists the five ways, and `-v` shows which one it was.
+ * `frame` lists the five cases, and `-v` shows which one it was.
  *
  * Try it in two terminals:
  *
@@ -173,7 +173,7 @@ function quote(text: string): string {
   return `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"`;
 }
 
-/** Reads lines up to an empty one. Fails with status 18 or 63. */
+/** Reads lines up to an empty one. Fails with status 18, 56 or 63. */
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
@@ -184,7 +184,7 @@ async function readSection(reader: BufferedReader, where: string) {
     if (/^\r?\n$/.test(line)) return lines;
     size += Math.max(60, line.length); // a short line costs memory, too
   }
-  throw new Failure(63, `more than ${MOST_HEAD} bytes ${where}`);
+  throw new Failure(63, `too many bytes or lines ${where}`);
 }
 
 /** Reads a field. Where its line is folded, the parts are joined. */
@@ -755,7 +755,7 @@ class OutputFile implements AsyncDisposable {
     try {
       const old = await Deno.stat(path).catch(() => undefined);
       // What is open already, as /dev/stderr, is not ours to replace.
-      const append = /^\/(dev|proc)\//.test(path);
+      const append = /^\/(dev\/(fd\/|std)|proc\/)/.test(path);
       const opening = Deno.open(path, { write: true, create: true, append });
       // A FIFO waits for its other end. A file is not left half made.
       const waits = old && !old.isFile ? [aborted(signal)] : [];
@@ -763,16 +763,17 @@ class OutputFile implements AsyncDisposable {
       if (file.isTerminal()) throw new Error("it is a terminal: leave out -o");
       const info = await file.stat();
       if (!info.isFile || append) return new OutputFile(path, file, true);
-      const target = await Deno.realPath(path); // a link stays one
-      const part = await makePart(target, info).catch(() => undefined);
+      // A link stays one. Another download may have removed the file already.
+      const target = await Deno.realPath(path).catch(() => path);
+      const part = await openPart(target, info).catch(() => undefined);
       if (!part) {
         complain(`http_get: cannot replace ${path}: overwriting it in place`);
         return new OutputFile(target, file, false);
       }
       file.close();
-      if (!old) await Deno.remove(target); // until it is complete
-      const opened = await Deno.open(part, { write: true });
-      return new OutputFile(target, opened, false, part);
+      // A new file is there when it is complete.
+      if (!old) await Deno.remove(target).catch(() => {});
+      return new OutputFile(target, part.file, false, part.path);
     } catch (error) {
       signal.throwIfAborted();
       unwritable(path, error);
@@ -802,25 +803,27 @@ class OutputFile implements AsyncDisposable {
 }
 
 /**
- * Makes a file beside another, with the same owner and mode, that can take its
- * place. Throws where that cannot be.
+ * Opens a new file beside another, with the same owner and mode, that can take
+ * its place. Throws where that cannot be.
  */
-async function makePart(path: string, info: Deno.FileInfo): Promise<string> {
-  const dir = path.replace(/[^/\\]*$/, "");
+async function openPart(target: string, info: Deno.FileInfo) {
+  const dir = target.replace(/[^/\\]*$/, "");
   const naming = { dir, prefix: "http_get.", suffix: ".part" };
-  const part = await Deno.makeTempFile(naming);
+  const path = await Deno.makeTempFile(naming);
   try {
-    const link = `${part}.link`;
-    await Deno.link(path, link).then(() => Deno.remove(link), (error) => {
+    const link = `${path}.link`;
+    await Deno.link(target, link).then(() => Deno.remove(link), (error) => {
       // A mount, as in containers, cannot be replaced.
       if (error.code === "EXDEV") throw error;
     });
-    if (Deno.build.os === "windows") return part;
-    await Deno.chown(part, info.uid, info.gid);
-    await Deno.chmod(part, info.mode! & 0o7777); // last: chown clears setuid
-    return part;
+    const isWindows = Deno.build.os === "windows";
+    if (!isWindows) await Deno.chown(path, info.uid, info.gid);
+    const file = await Deno.open(path, { write: true });
+    // Last: chown clears setuid, and a mode may forbid to open it.
+    if (!isWindows) await Deno.chmod(path, info.mode! & 0o7777);
+    return { path, file };
   } catch (error) {
-    await Deno.remove(part);
+    await Deno.remove(path);
     throw error;
   }
 }

@@ -221,3 +221,50 @@ test("http_get -o says why a file cannot be written", OTHER, async () => {
   assertMatch(stderr, /^http_get: cannot write .*: permission denied\n$/);
   assertEquals(Deno.readTextFileSync(`${dir.path}/a`), "before");
 });
+
+test("http_get -o is there when whole, also in memory's folder", {
+  ignore: LINUX.ignore || !isFolder("/dev/shm"),
+}, async () => {
+  const dir = Deno.makeTempDirSync({ dir: "/dev/shm" });
+  try {
+    for (const time of ["first", "second"]) {
+      assertEquals(await get(`${dir}/page`), DONE, time);
+      assertEquals(Deno.readTextFileSync(`${dir}/page`), "hi", time);
+    }
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
+});
+
+test(
+  "http_get -o leaves no part behind where several get the same",
+  UNIX,
+  async () => {
+    using dir = folder();
+    const file = `${dir.path}/a`;
+    for (let round = 0; round < 5; round++) {
+      const all = [get(file), get(file), get(file)];
+      for (const done of await Promise.all(all)) assertEquals(done, DONE);
+      assertEquals([Deno.readTextFileSync(file), dir.names()], ["hi", ["a"]]);
+      Deno.removeSync(file);
+    }
+  },
+);
+
+test("http_get -o makes a file that nobody may write to", OTHER, async () => {
+  using dir = folder();
+  const file = `${dir.path}/a`;
+  const masked = ["sh", "-c", 'umask 0222; exec "$0" "$@"'];
+  const { code, stderr } = await get(file, ...PLAIN, ...masked);
+  assertEquals(code, 0, stderr);
+  assertEquals([Deno.readTextFileSync(file), dir.names()], ["hi", ["a"]]);
+  assertEquals(Deno.statSync(file).mode! & 0o777, 0o444);
+});
+
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}

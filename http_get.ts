@@ -63,7 +63,7 @@ export interface Head {
   text: string; // all of it, as it came
 }
 
-/** A character a byte. TextDecoder's "latin1" is windows-1252 instead. */
+/** One character per byte. TextDecoder's "latin1" is windows-1252 instead. */
 function latin1(bytes: Uint8Array): string {
   return bytes.reduce((text, byte) => text + String.fromCharCode(byte), "");
 }
@@ -163,7 +163,8 @@ async function readStart(reader: BufferedReader): Promise<void> {
 }
 
 function foreign(text: string): Failure {
-  const hint = text[0] === "\x15" ? ", which is TLS: try https://" : ""; // alert
+  // An alert of TLS begins with this byte.
+  const hint = text[0] === "\x15" ? ", which is TLS: try https://" : "";
   const what = `the server does not speak HTTP/1: it sent ${quote(text)}`;
   return new Failure(1, what + hint);
 }
@@ -200,7 +201,7 @@ function notField(line: string): Failure {
   return new Failure(8, `not a line of a header section: ${quote(line)}`);
 }
 
-/** Without white space around it. (trim() takes bytes above 127, too.) */
+/** Without white space around it. (trim() would strip byte 160, too.) */
 function trim(text: string): string {
   return text.match(/[^ \t\r](.*[^ \t\r])?/s)?.[0] ?? "";
 }
@@ -329,7 +330,7 @@ function hexDigit(byte: number): number {
   return letter >= 97 && letter <= 102 ? letter - 87 : -1;
 }
 
-/** Takes bytes, which are good until it resolves. */
+/** Writes bytes. The caller may reuse them once it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
 
 /** Where the pieces of a body go. */
@@ -389,7 +390,7 @@ export class BufferedWriter {
 
 type Engine = import("node:zlib").Gunzip;
 
-/** Decodes gzip or deflate. Of a damaged body, it passes on what is good. */
+/** Decodes gzip or deflate. Of a damaged body, it passes on all it could. */
 class Decoder implements Body {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
@@ -561,7 +562,7 @@ export function parseHeader(text: string): Header {
 
 /** Says where a redirect leads. Fails with status 1 or 3. */
 export function redirect(from: URL, location: string): URL {
-  // Bytes above 127 are escaped as they are. URL would take them for text.
+  // A URL would encode byte E9 as UTF-8, C3 A9. So it is escaped first.
   const hex = (byte: string) => byte.charCodeAt(0).toString(16).toUpperCase();
   const escaped = location.replace(/[\x80-\xff]/g, (byte) => `%${hex(byte)}`);
   const to = URL.parse(escaped, from);
@@ -573,7 +574,7 @@ export function redirect(from: URL, location: string): URL {
     const what = `redirect from ${from.protocol} to ${to.protocol}`;
     throw new Failure(1, `refused to follow a ${what.replaceAll(":", "")}`);
   }
-  to.username = ""; // those of the first URL are sent, to its origin
+  to.username = ""; // the first URL's are sent, to its origin alone
   to.password = "";
   return to;
 }
@@ -707,7 +708,7 @@ function unwritable(what: string, error: unknown): never {
 
 type Sink = Pick<Deno.FsFile, "write" | "writeSync">;
 
-/** Returns how to write all of some bytes: quickly, if that never waits. */
+/** Returns how to write bytes: synchronously, where that cannot block. */
 function writer(name: string, to: Sink, isQuick: boolean): Write {
   const quick = { write: (bytes: Uint8Array) => to.writeSync(bytes) };
   return (bytes) =>
@@ -894,7 +895,7 @@ examples: http_get -iL example.com     with headers, following redirects
 `;
 
 function parse(args: string[]) {
-  // A dot means something to parseArgs.
+  // parseArgs reads a.b as a nested option.
   const plain = args.map((arg) => arg === "--http1.0" ? "-0" : arg);
   return parseArgs(plain, {
     string: [
@@ -948,7 +949,7 @@ async function readAuthorities(file?: string): Promise<string[]> {
     throw new Failure(2, `no certificate in ${file}: it must be PEM`);
   }
   try {
-    Deno.createHttpClient({ caCerts: [text] }).close(); // it looks at them
+    Deno.createHttpClient({ caCerts: [text] }).close(); // it parses them
     return [text];
   } catch (error) {
     const why = reason(error).replace(/.*: /, "");

@@ -106,6 +106,8 @@ function assertDiagram(file: string): void {
 test("deno task compile makes a program of each script, and no more", {
   ignore,
 }, async () => {
+  const own = `${programs}/daytime.js`; // stays as it is
+  Deno.writeTextFileSync(own, "somebody's own");
   const { code, stdout, stderr } = await compile();
   assertEquals(code, 0, stderr);
   const lines = stdout.trim().split(/\r?\n/);
@@ -113,7 +115,8 @@ test("deno task compile makes a program of each script, and no more", {
   const files = NAMES.map((name) => name + EXE);
   assertEquals(told, files);
   const made = [...Deno.readDirSync(programs)].map(({ name }) => name);
-  assertEquals(made.sort(), files.sort());
+  assertEquals(made.sort(), [...files, "daytime.js"].sort());
+  assertEquals(Deno.readTextFileSync(own), "somebody's own");
 });
 
 test("a program holds Deno's runtime, and little more", {
@@ -181,7 +184,7 @@ test("deno task compile says in a line that a runtime is to be downloaded", {
   const lines = stderr.trimEnd().split(/\r?\n/);
   assertEquals(lines[0], "compile: downloading Deno's runtime, denort");
   const why =
-    /^compile: cannot compile daytime\.ts for \S+: denort, its runtime, has to be downloaded first: .*refused/i;
+    /^compile: cannot compile daytime\.ts for \S+: Deno's runtime, denort, must be downloaded: .*refused/i;
   assertMatch(lines[1], why);
   assertEquals(lines.length, 2, stderr);
 });

@@ -72,7 +72,7 @@ function why(said: string): string {
   const causes = report.match(/^ {4}(\d+: )?(?!at ).*/gm) ?? [];
   const cause = causes.at(-1)?.replace(/^ +(\d+: )?/, ": ") ?? "";
   if (report.includes("Setting up base binary")) {
-    return `denort, its runtime, has to be downloaded first${cause}`;
+    return `Deno's runtime, denort, must be downloaded${cause}`;
   }
   const [, error = "Deno failed"] = report.match(/^error: (.*)/m) ?? [];
   return `${error}${cause}`;
@@ -84,11 +84,9 @@ async function compile(script: string, folder: string, target: string) {
   const program = target.includes("windows") ? `${name}.exe` : name;
   const output = `${folder}/${program}`;
   // Without a bundle, all files of all packages would be embedded.
-  const bundle = `${folder}/${name}.js`;
+  const temporary = await Deno.makeTempDir();
+  const bundle = `${temporary}/${name}.js`;
   const bundling = ["bundle", "--platform", "deno", "--output", bundle];
-  // Of what cannot be downloaded, `deno bundle` does not say why.
-  await deno(`bundle ${script}`, "cache", "--no-lock", script);
-  await deno(`bundle ${script}`, ...bundling, script);
   // A code cache would be a file of a known name in a folder that every user
   // of the machine may write to.
   const flags = ["--no-config", "--no-check", "--no-code-cache"];
@@ -96,9 +94,12 @@ async function compile(script: string, folder: string, target: string) {
   const to = ["--target", target, "--output", output];
   const what = `compile ${script} for ${target}`;
   try {
+    // `deno bundle` hides why a download failed; `deno cache` tells.
+    await deno(`bundle ${script}`, "cache", "--no-lock", script);
+    await deno(`bundle ${script}`, ...bundling, script);
     await deno(what, "compile", ...flags, ...rights, ...to, bundle);
   } finally {
-    await Deno.remove(bundle);
+    await Deno.remove(temporary, { recursive: true });
   }
   return output;
 }

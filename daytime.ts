@@ -31,7 +31,7 @@ const encoder = new TextEncoder();
 /** The protocol over TCP: reads until the server closes. */
 export async function daytime(
   conn: Pick<Deno.Conn, "read">,
-  most = 512, // bytes; if there are more, one more is returned
+  most = 512, // bytes; one more shows that there were more
 ): Promise<Uint8Array> {
   const answer = new Uint8Array(most + 1);
   let length = 0;
@@ -149,7 +149,7 @@ export interface Exchange {
 async function askTcp(target: Target): Promise<Exchange> {
   using socket = await connect(target);
   const conn = target.trace ? target.trace.stream(socket) : socket;
-  const asked = performance.now(); // connecting was the question
+  const asked = performance.now(); // the handshake's last ACK was the question
   let answered = 0;
   const read = async (buffer: Uint8Array) => {
     const length = await conn.read(buffer);
@@ -165,10 +165,12 @@ async function askTcp(target: Target): Promise<Exchange> {
 async function askUdp(target: Target, wait: number): Promise<Exchange> {
   const { signal, trace } = target;
   const { socket, to: server } = await openUdp(target);
-  let asked = 0; // the last time: no answer says which question it is for
+  // The first time. No answer says which question it is for, and so the round
+  // trip is never taken for shorter than it was.
+  let asked = 0;
   const send = (bytes: Uint8Array, to: Deno.Addr) => {
     if (asked > 0) trace?.event("no answer: asking again");
-    asked = performance.now();
+    asked ||= performance.now();
     return socket.send(bytes, to);
   };
   const receive = (buffer?: Uint8Array) => socket.receive(buffer);
@@ -323,7 +325,7 @@ export interface ServeOptions {
   trace?: Trace;
 }
 
-/** Serves until the signal aborts. Returns how many were answered. */
+/** Serves until the signal aborts. Returns how many were served. */
 export async function serve(
   { listener, socket, signal, log = () => {}, trace }: ServeOptions,
 ): Promise<{ connections: number; datagrams: number }> {
@@ -344,6 +346,7 @@ export async function serve(
   // Whoever the system has connected already is accepted and served.
   await delay(50);
   listener.close(); // which ends `acceptAll`
+  // Until all are closed, and no datagram was answered for 50 ms.
   const end = performance.now() + 5000;
   let before = -1;
   while ((open > 0 || before < total.datagrams) && performance.now() < end) {

@@ -120,7 +120,7 @@ export async function serve(options: ServeOptions): Promise<Count> {
   const receive = (buffer?: Uint8Array) => socket.receive(buffer);
   const send = (datagram: Uint8Array, to: Deno.Addr) => {
     const peer = to as Deno.NetAddr;
-    if (isSuspect(peer, port)) {
+    if (isSuspect(peer, port)) { // two servers would answer each other forever
       warn(`not answered: ${formatAddress(peer)} may be a server`);
       return Promise.resolve(0);
     }
@@ -165,7 +165,7 @@ export interface TalkOptions extends UdpClient {
 /** What {@linkcode send} and {@linkcode receive} tell each other. */
 class Exchange {
   readonly owed: string[] = []; // lines that have not come back
-  isReading = true; // from the server: the output is not waited for
+  isReading = true; // from the server; else the output is slow
   since = 0; // when the wait for the server began
   received = 0; // answers
   returned = 0; // of them, those that are as they were sent
@@ -220,7 +220,7 @@ async function receive(options: TalkOptions, exchange: Exchange) {
     exchange.isReading = false;
     await options.output(answer);
     exchange.isReading = true;
-    exchange.since += performance.now() - arrived;
+    exchange.since += performance.now() - arrived; // that was the output's time
     exchange.received++;
     if (index < 0) continue; // it is damaged, or came twice: no news
     exchange.since = performance.now();
@@ -279,7 +279,7 @@ export interface PingOptions extends UdpClient {
 }
 
 /**
- * Measures round trips. The next one does not wait for an answer to the last.
+ * Measures round trips, one per interval, whether the last one is back or not.
  * Fails with status 28 if nothing comes back, 8 if all that comes was changed,
  * 56 if something cannot be sent.
  */
@@ -348,7 +348,7 @@ async function receiveProbes(options: PingOptions, flight: Flight) {
   }
 }
 
-/** A datagram's text: a number of at most 4 digits, and dots. */
+/** A datagram's text: its number in base 36, at most 4 digits, and dots. */
 function probe(seq: number, size: number): string {
   return seq.toString(36).padEnd(size, ".");
 }

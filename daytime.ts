@@ -165,12 +165,12 @@ async function askTcp(target: Target): Promise<Exchange> {
 async function askUdp(target: Target, wait: number): Promise<Exchange> {
   const { signal, trace } = target;
   const { socket, to: server } = await openUdp(target);
-  // The first time. No answer says which question it is for, and so the round
-  // trip is never taken for shorter than it was.
+  // The last time. No answer says which question it is for; it is likelier that
+  // the earlier ones were lost than that their answers are late.
   let asked = 0;
   const send = (bytes: Uint8Array, to: Deno.Addr) => {
     if (asked > 0) trace?.event("no answer: asking again");
-    asked ||= performance.now();
+    asked = performance.now();
     return socket.send(bytes, to);
   };
   const receive = (buffer?: Uint8Array) => socket.receive(buffer);

@@ -68,11 +68,12 @@ class Count {
 class Peers extends Map<string, Count> {
   count(length: number, peer: Deno.NetAddr, warn: Log): void {
     const who = formatAddress(peer);
-    const count = this.get(who) ?? new Count();
-    count.add(length);
+    const known = this.get(who);
     // Senders can be forged without end, so only 100 are listed.
-    if (this.size < 100) this.set(who, count);
-    else if (!this.has(who)) warn("not all peers are listed");
+    if (!known && this.size === 100) return warn("not all peers are listed");
+    const count = known ?? new Count();
+    count.add(length);
+    if (!known) this.set(who, count);
   }
 
   /** Logs those that were silent for so many milliseconds. */
@@ -220,10 +221,13 @@ async function receive(options: TalkOptions, exchange: Exchange) {
     exchange.isReading = false;
     await options.output(answer);
     exchange.isReading = true;
-    exchange.since += performance.now() - arrived; // that was the output's time
     exchange.received++;
-    if (index < 0) continue; // it is damaged, or came twice: no news
-    exchange.since = performance.now();
+    const now = performance.now();
+    if (index < 0) { // it is damaged, or came twice: the wait goes on
+      exchange.since += now - arrived; // but for the output's time
+      continue;
+    }
+    exchange.since = now;
     owed.splice(index, 1); // only now: `send` ends when nothing is owed
     exchange.returned++;
     exchange.change.resolve();

@@ -72,7 +72,8 @@ export class Trace {
 
   /** The same trace, for one client of several. */
   client(who: string, name = who): Trace {
-    return Object.assign(new Trace(name, 0), { ...this, who: `${who} `, name });
+    const own = { who: `${who} `, name };
+    return Object.assign(new Trace(name, this.level), this, own);
   }
 
   /** Something in a socket's life: a line, and a note in the diagram. */

@@ -566,7 +566,10 @@ function abortOnSignals(stop: AbortController): Disposable {
       // timeout(1) sends its signal twice, within milliseconds.
       if (performance.now() - first > 20) Deno.exit(status);
       first = Math.min(first, performance.now());
-      if (name === "SIGINT" && Deno.stderr.isTerminal()) console.error(); // ^C
+      if (name === "SIGINT" && Deno.stderr.isTerminal()) {
+        screen.midLine = false;
+        complain(""); // ends the line of the ^C
+      }
       stop.abort(new Failure(status, ""));
     };
     Deno.addSignalListener(name, abort);

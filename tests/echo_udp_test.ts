@@ -42,6 +42,13 @@ class Local implements AsyncDisposable {
     return (this.socket.addr as Deno.NetAddr).port;
   }
 
+  /** Waits until the log has said how many lines it dropped. */
+  async toldOfOthers(): Promise<void> {
+    const seen = () => this.lines;
+    const isTold = () => this.lines.some((line) => /more$/.test(line));
+    await repeat(() => delay(20), isTold, "a line about the others", { seen });
+  }
+
   /** Ends it. Returns how many datagrams went back, and how many bytes. */
   async stop(): Promise<[number, number]> {
     this.#stop.abort();
@@ -244,9 +251,7 @@ test("echo_udp counts, and logs each second, what cannot be sent", async () => {
   });
   await using server = new Local({ socket });
   await repeat(() => delay(1), () => sent.length === 3, "three answers");
-  const seen = () => server.lines;
-  const isTold = () => server.lines.some((line) => /more$/.test(line));
-  await repeat(() => delay(20), isTold, "a line about the others", { seen });
+  await server.toldOfOthers();
   assertEquals(await server.stop(), [3, 12]);
   const lines = server.lines.filter((line) => !line.startsWith("127."));
   const line = "cannot answer: message too long";
@@ -344,9 +349,7 @@ test("echo_udp says once a second whom it does not answer", {
     await honest.ask("me", server.port);
     time.advance(1000);
   }
-  const seen = () => server.lines;
-  const isTold = () => server.lines.some((line) => /more$/.test(line));
-  await repeat(() => delay(20), isTold, "a line about the others", { seen });
+  await server.toldOfOthers();
   await server.stop();
   const lines = server.lines.filter((line) => !line.startsWith("127."));
   assertEquals(lines.at(-1), "... and 297 more");

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch } from "jsr:@std/assert@^1";
-import { missing, ROOT, run, Running, test, unusedPort } from "./helpers.ts";
+import { barred, missing, ROOT, run, Running } from "./helpers.ts";
+import { test, unusedPort } from "./helpers.ts";
 import { folder, RawServer, write } from "./http_servers.ts";
 
 const OK = "HTTP/1.1 200 OK\r\n";
@@ -223,16 +224,13 @@ test("http_get -o says why a file cannot be written", OTHER, async () => {
 });
 
 test("http_get -o is there when whole, also in memory's folder", {
-  ignore: LINUX.ignore || !isFolder("/dev/shm"),
+  ignore: LINUX.ignore || barred("test", "-d", "/dev/shm"),
 }, async () => {
-  const dir = Deno.makeTempDirSync({ dir: "/dev/shm" });
-  try {
-    for (const time of ["first", "second"]) {
-      assertEquals(await get(`${dir}/page`), DONE, time);
-      assertEquals(Deno.readTextFileSync(`${dir}/page`), "hi", time);
-    }
-  } finally {
-    Deno.removeSync(dir, { recursive: true });
+  using dir = folder("/dev/shm");
+  const file = `${dir.path}/page`;
+  for (const time of ["first", "second"]) {
+    assertEquals(await get(file), DONE, time);
+    assertEquals(Deno.readTextFileSync(file), "hi", time);
   }
 });
 
@@ -260,11 +258,3 @@ test("http_get -o makes a file that nobody may write to", OTHER, async () => {
   assertEquals([Deno.readTextFileSync(file), dir.names()], ["hi", ["a"]]);
   assertEquals(Deno.statSync(file).mode! & 0o777, 0o444);
 });
-
-function isFolder(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false;
-  }
-}

@@ -37,8 +37,10 @@ export async function checksum(...parts: Uint8Array[]): Promise<string> {
 }
 
 /** A folder that is gone afterwards. */
-export function folder(): { path: string; names: () => string[] } & Disposable {
-  const path = Deno.makeTempDirSync();
+export function folder(
+  dir?: string,
+): { path: string; names: () => string[] } & Disposable {
+  const path = Deno.makeTempDirSync({ dir });
   return {
     path,
     names: () => [...Deno.readDirSync(path)].map(({ name }) => name).sort(),

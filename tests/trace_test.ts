@@ -195,6 +195,24 @@ test("a trace line on a terminal begins a line of its own", {
   for (const line of plain.split("\n")) assertNotMatch(line, dashes);
 });
 
+test("Ctrl-C ends the line on a terminal, and no other", {
+  ignore: !LINUX || missing("script") || missing("timeout"),
+}, async () => {
+  const interrupted = (args: string) =>
+    terminal(
+      `sleep 2 | timeout --foreground -s INT 1 ` +
+        `"${Deno.execPath()}" run -A echo_tcp.ts ${args}`,
+    );
+  const silent = await interrupted("--host 127.0.0.1 --port 0");
+  assertMatch(silent, /:\d+\r\n\r\nserved 0 connections, 0 bytes\r\n$/);
+  await using server = serveOnce(async (conn) => {
+    await send(conn, bytes("no line end"));
+    await receive(conn);
+  });
+  const seen = (await interrupted(`-v ${server.at}`)).replace(COLOR, "");
+  assertMatch(seen, /no line end\r\n$/);
+});
+
 // deno-lint-ignore no-control-regex
 const COLOR = /\x1b\[[\d;]*m/g;
 

@@ -110,7 +110,10 @@ test(
   async () => {
     using dir = folder();
     const busy = `${dir.path}/sleep`; // a program under way cannot be written to
-    Deno.copyFileSync("/bin/sleep", busy);
+    // By a process of its own: what another test starts meanwhile would hold the
+    // copy open for writing, and then it could not be started.
+    const copying = new Running("cp", ["/bin/sleep", busy]);
+    assertEquals((await copying.finish()).code, 0);
     await using _program = new Running(busy, ["60"]);
     const { code, stderr } = await get(busy);
     assertEquals([code, dir.names()], [23, ["sleep"]]);

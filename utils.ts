@@ -121,45 +121,33 @@ export function complain(line: string, style = ""): void {
   } catch { /* The disk is full: nobody can be told. */ }
 }
 
-const unwritten: string[] = [];
-let writing: Promise<void> | undefined;
+let unwritten = 0; // lines of the log
+let writing = Promise.resolve();
 
 /**
  * Logs a line on stdout. It never waits: whoever reads it may have stopped. Of
  * what is not written, it keeps 1,000 lines.
  */
 export function log(line: string): void {
-  if (unwritten.length < 1000) unwritten.push(`${line}\n`);
-  writing ??= writeLog();
-}
-
-async function writeLog(): Promise<void> {
-  try {
-    while (unwritten.length > 0) {
-      const lines = unwritten.splice(0).join("");
-      await writeAll(Deno.stdout, new TextEncoder().encode(lines));
-    }
-  } catch { /* The pipe is closed or the disk is full: nobody can be told. */ }
-  writing = undefined;
+  if (unwritten === 1000) return;
+  unwritten++;
+  const bytes = new TextEncoder().encode(`${line}\n`);
+  writing = writing.then(() => writeAll(Deno.stdout, bytes))
+    .catch(() => {}) // The pipe is closed or the disk full: nobody can be told.
+    .finally(() => unwritten--);
 }
 
 /** A log that takes so many lines a second, and tells how many it dropped. */
 export function limited(log: Log, most = 100): Log {
-  let second = 0;
-  let lines = 0;
-  let dropped = 0;
-  const tell = () => {
-    log(`... and ${dropped} more`);
-    dropped = 0;
+  let lines = 0; // in this second
+  const begin = () => {
+    if (lines > most) log(`... and ${lines - most} more`);
+    lines = 0;
   };
   return (line) => {
-    const now = Math.floor(performance.now() / 1000);
-    if (now !== second) lines = 0;
-    second = now;
+    if (lines === 0) setTimeout(begin, 1000);
     lines++;
-    if (lines <= most) return log(line);
-    if (dropped === 0) setTimeout(tell, 1000);
-    dropped++;
+    if (lines <= most) log(line);
   };
 }
 
@@ -538,7 +526,7 @@ export async function run<T extends Options>(
   } catch (error) {
     status ||= report(name, error);
   }
-  if (writing) await Promise.race([writing, delay(500)]); // of the log
+  if (unwritten > 0) await Promise.race([writing, delay(500)]);
   return status;
 }
 

@@ -243,10 +243,8 @@ test("echo_udp answers each datagram once, in order, its sender alone", async ()
 });
 
 test("echo_udp counts, and logs each second, what cannot be sent", async () => {
-  using time = clock();
   const received = Array.from({ length: 3003 }, () => "four");
   const { socket, sent } = fake(received, (n) => {
-    if (n === 1001 || n === 2001) time.advance(1000);
     if (n <= 3000) throw tooLong();
   });
   await using server = new Local({ socket });
@@ -255,7 +253,7 @@ test("echo_udp counts, and logs each second, what cannot be sent", async () => {
   assertEquals(await server.stop(), [3, 12]);
   const lines = server.lines.filter((line) => !line.startsWith("127."));
   const line = "cannot answer: message too long";
-  assertEquals(lines, [line, line, line, "... and 2997 more"]);
+  assertEquals(lines, [line, "... and 2999 more"]);
 });
 
 test("echo_udp ends though an answer never leaves", async () => {
@@ -340,20 +338,18 @@ test("two echo_udp on one port are not set on each other", {
 test("echo_udp says once a second whom it does not answer", {
   ignore: !LINUX,
 }, async () => {
-  using time = clock();
   await using server = new Local();
   using twin = new Peer("127.0.0.2", server.port);
   using honest = new Peer();
-  for (let second = 0; second < 3; second++) {
-    for (let i = 0; i < 100; i++) await twin.send("again", server.port);
-    await honest.ask("me", server.port);
-    time.advance(1000);
-  }
+  for (let i = 0; i < 100; i++) await twin.send("again", server.port);
+  await honest.ask("me", server.port);
   await server.toldOfOthers();
+  await twin.send("again", server.port);
+  await honest.ask("me", server.port);
   await server.stop();
-  const lines = server.lines.filter((line) => !line.startsWith("127."));
-  assertEquals(lines.at(-1), "... and 297 more");
-  assertEquals(lines.length, 4);
+  const lines = server.lines.filter((line) => !/^127\S* 2 /.test(line));
+  const line = `not answered: 127.0.0.2:${server.port} may be a server`;
+  assertEquals(lines, [line, "... and 99 more", line]);
 });
 
 const FORGE = `

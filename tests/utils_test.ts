@@ -136,9 +136,7 @@ test("a log loses no line until a thousand wait for their reader", async () => {
 test("a log that is limited tells what it dropped, also without a later line", async () => {
   const lines: string[] = [];
   const limitedLog = limited((line) => void lines.push(line), 2);
-  await replaced([performance, "now"], () => 0, () => {
-    for (const line of ["a", "b", "c", "d"]) limitedLog(line);
-  });
+  for (const line of ["a", "b", "c", "d"]) limitedLog(line);
   const isTold = () => lines.length === 3;
   const seen = () => lines;
   await repeat(() => delay(20), isTold, "a line about the others", { seen });

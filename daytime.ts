@@ -61,10 +61,10 @@ export async function daytimeUdp(
   let receiving: Promise<Uint8Array> | undefined;
   for (;; wait = Math.min(2 * wait, 60_000)) {
     await socket.send(new Uint8Array(), server); // empty, and still a question
-    receiving ??= receive(); // a second one could take the answer
+    receiving ??= receive(); // one for all: a second could take the answer
     // Nobody tells us that a datagram was lost: there is only silence.
     const answer = await Promise.race([receiving, delay(wait)]);
-    if (answer) return answer;
+    if (answer) return answer; // else ask again
   }
 }
 
@@ -92,14 +92,14 @@ const CLOCK = String.raw`(?<clock>(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)`;
 // The zones of RFC 5322: other names have several meanings, or none.
 const ZONE = String
   .raw`(?<zone>Z|UTC?|GMT|[ECMP][SD]T|[+-](0\d|1[0-4]):?[0-5]\d)`;
-const LONG = MONTHS.join("|");
-const SHORT = MONTHS.map((name) => name.slice(0, 3)).join("|");
+const YEAR = String.raw`(?<year>([12]\d)?\d\d)`;
+const MONTH = MONTHS.join("|");
+const SHORT_MONTH = MONTHS.map((name) => name.slice(0, 3)).join("|");
 // RFC 867 suggests two formats: "Monday, November 23, 2026 13:17:05-UTC" and
 // "23 NOV 26 13:17:05 UTC", in front of which mail puts the day of the week.
-const YEAR = String.raw`(?<year>([12]\d)?\d\d)`;
 const FORMATS = [
-  String.raw`[a-z]+day, (?<month>${LONG}) (?<day>\d\d?), (?<year>[12]\d{3})`,
-  String.raw`([a-z]+, )?(?<day>\d\d?) (?<month>${SHORT}) ${YEAR}`,
+  String.raw`[a-z]+day, (?<month>${MONTH}) (?<day>\d\d?), (?<year>[12]\d{3})`,
+  String.raw`([a-z]+, )?(?<day>\d\d?) (?<month>${SHORT_MONTH}) ${YEAR}`,
 ].map((date) => RegExp(`^${date} ${CLOCK}[ -]?${ZONE}$`, "i"));
 // "61367 26-11-23 13:17:05 00 0 0  50.0 UTC(NIST) *"
 const NIST = RegExp(
@@ -124,15 +124,16 @@ function readNist({ date, clock, ...rest }: Groups): Reading {
   const nist: Record<string, number> = Object.fromEntries(numbers);
   // The date lacks its century. The Modified Julian Date has it: it counts the
   // days from 1858 on, and was 40,587 when 1970 began.
-  const full = new Date((nist.mjd - 40_587) * DAY).toJSON().slice(0, 10);
-  const time = full.endsWith(date) ? `${full}T${clock}.000Z` : null;
+  const dayOf = new Date((nist.mjd - 40_587) * DAY);
+  const fullDate = dayOf.toISOString().slice(0, 10);
+  const time = fullDate.endsWith(date) ? `${fullDate}T${clock}.000Z` : null;
   return { time, nist };
 }
 
 function readTime({ day, month, year, clock, zone }: Groups): string | null {
   const century = year < "50" ? "20" : "19"; // RFC 5322, section 4.3
-  const full = year.length === 4 ? year : century + year;
-  const date = `${day} ${month} ${full}`;
+  const fullYear = year.length === 4 ? year : century + year;
+  const date = `${day} ${month} ${fullYear}`;
   // Date takes February 30 for March 2.
   if (new Date(`${date} UTC`).getUTCDate() !== Number(day)) return null;
   return new Date(`${date} ${clock} ${zone}`).toISOString();
@@ -165,8 +166,8 @@ async function askTcp(target: Target): Promise<Exchange> {
 async function askUdp(target: Target, wait: number): Promise<Exchange> {
   const { signal, trace } = target;
   const { socket, to: server } = await openUdp(target);
-  // The last time. No answer says which question it is for; it is likelier that
-  // the earlier ones were lost than that their answers are late.
+  // When the last question went out. No answer says which question it is for;
+  // the earlier ones were more likely lost than answered late.
   let asked = 0;
   const send = (bytes: Uint8Array, to: Deno.Addr) => {
     if (asked > 0) trace?.event("no answer: asking again");
@@ -183,8 +184,7 @@ async function askUdp(target: Target, wait: number): Promise<Exchange> {
   }
 }
 
-// "cannot connect to 127.0.0.1:13: connection refused": by this machine.
-const LOCAL = / (127\.[\d.]+|\[::1?\]|0\.0\.0\.0|localhost):13: /;
+const THIS_MACHINE = /^(127\.[\d.]+|::1?|0\.0\.0\.0|localhost)$/;
 
 /**
  * Asks a daytime server, for so many milliseconds. Fails with status 2, 6 or 7
@@ -195,19 +195,20 @@ export async function ask(
   { udp, timeout, ...target }: Target & { udp?: boolean; timeout: number },
 ): Promise<Exchange> {
   const server = formatAddress(target);
-  const limit = { ...target, signal: timeLimit(timeout, target.signal) };
+  const bounded = { ...target, signal: timeLimit(timeout, target.signal) };
   const isNist = /(^|\.)nist\.gov$/.test(target.hostname);
   const wait = isNist ? 4000 : Math.min(1000, timeout / 5); // NIST wants 4 s
-  const asking = udp ? askUdp(limit, wait) : askTcp(limit);
+  const asking = udp ? askUdp(bounded, wait) : askTcp(bounded);
   const exchange = await asking.catch((error) => {
     const hint = `try port ${PORT}, where daytime --serve listens`;
-    const isOurs = LOCAL.test(error.message);
+    const isLocal = THIS_MACHINE.test(target.hostname);
+    const isOurs = isLocal && target.port === DAYTIME;
     const isRefused = error instanceof Failure && error.status === 7;
     if (isOurs && isRefused) throw new Failure(7, `${error.message}: ${hint}`);
     if (error instanceof Failure) throw error;
     const what = udp ? "answer" : "complete answer";
     const late = `no ${what} from ${server} in ${timeout / 1000} s`;
-    if (limit.signal.aborted) throw new Failure(28, late);
+    if (bounded.signal.aborted) throw new Failure(28, late);
     const why = `cannot ask ${server}: ${reason(error)}`;
     throw new Failure(udp ? 7 : 56, why, error);
   });
@@ -218,7 +219,7 @@ export async function ask(
 }
 
 /** What `--json` prints. Milliseconds; null is what cannot be known. */
-export type Answer = ReturnType<typeof interpret>;
+export type Report = ReturnType<typeof interpret>;
 
 /** Reads an answer, and compares the server's clock with ours. */
 export function interpret(server: string, exchange: Exchange) {
@@ -230,8 +231,8 @@ export function interpret(server: string, exchange: Exchange) {
   // second that it shows: in its middle, give or take half a second.
   const theirs = Date.parse(time ?? "") + (nist ? -nist.advanceMs : 500);
   const ours = performance.timeOrigin + exchange.answered;
-  const way = trip / 2; // it took about so long to come here
-  const offset = Math.round(theirs + way - ours) || 0; // not -0
+  const oneWay = trip / 2; // it took about so long to come here
+  const offset = Math.round(theirs + oneWay - ours) || 0; // not -0
   const offsetMs = time === null ? null : offset; // theirs minus ours
   const roundTripMs = Number(trip.toFixed(2));
   const who = { server, address, port, transport };
@@ -242,7 +243,7 @@ export function interpret(server: string, exchange: Exchange) {
 const HEALTH = ["up to 5 s off", "over 5 s off", "faulty", "in maintenance"];
 
 /** Puts an answer in words for people, within 80 columns. */
-export function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
+export function inWords({ time, offsetMs, roundTripMs, nist }: Report): string {
   const trip = `round trip ${roundTripMs} ms`;
   if (offsetMs === null) return `no time to compare with our clock; ${trip}`;
   const clock = new Date(time!).toTimeString().slice(0, 8);
@@ -250,11 +251,12 @@ export function inWords({ time, offsetMs, roundTripMs, nist }: Answer): string {
   const seconds = `${(apart / 1000).toFixed(nist ? 3 : 1)} s`;
   const far = apart < DAY ? seconds : counted(Math.round(apart / DAY), "day");
   const side = offsetMs < 0 ? "behind" : "ahead";
-  const isNear = apart <= (nist ? 0 : 500) + roundTripMs / 2; // or nearer
+  // The way here took up to the whole trip, and a line names a whole second.
+  const isNear = apart <= roundTripMs / 2 + (nist ? 0 : 500);
   const differ = `their clock is ${far} ${side}`;
   const clocks = isNear ? "the clocks agree" : differ;
-  const ill = nist?.health && (HEALTH[nist.health - 1] ?? "not healthy");
-  const last = ill ? `NIST: ${ill}` : trip;
+  const problem = nist?.health && (HEALTH[nist.health - 1] ?? "not healthy");
+  const last = problem ? `NIST: ${problem}` : trip;
   return `${clock} local time; ${clocks}; ${last}`;
 }
 
@@ -275,10 +277,10 @@ async function tell(conn: Deno.TcpConn, trace?: Trace): Promise<string> {
     // way. So what the client says is read, for a second at most.
     while (await stream.read(new Uint8Array(1024)) !== null);
   } catch (error) {
-    if (!isClosed(error)) failure = `: ${reason(error)}`; // the client's affair
+    if (!isClosed(error)) failure = `: ${reason(error)}`; // else by our timer
   }
   clearTimeout(timer);
-  conn[Symbol.dispose]();
+  conn[Symbol.dispose](); // which may be closed already
   trace?.event(`${who} closed`);
   return `tcp ${who} ${counted(sent, "byte")} in ${elapsed(started)}${failure}`;
 }
@@ -340,6 +342,7 @@ export async function serve(
       tell(conn, trace).then(log).finally(() => open--);
     }
   };
+  // Both run until what they listen on is closed.
   acceptAll();
   reply(trace?.datagrams(socket) ?? socket, listener.addr.port, log, total);
   await aborted(signal).catch(() => {});
@@ -348,11 +351,11 @@ export async function serve(
   listener.close(); // which ends `acceptAll`
   // Until all are closed, and no datagram was answered for 50 ms.
   const end = performance.now() + 5000;
-  let before = -1;
-  while ((open > 0 || before < total.datagrams) && performance.now() < end) {
+  let before: number;
+  do {
     before = total.datagrams;
     await delay(50);
-  }
+  } while ((open > 0 || before < total.datagrams) && performance.now() < end);
   socket.close(); // which ends `reply`
   return total;
 }
@@ -397,16 +400,17 @@ const SERVER = ["host", "port"] as const;
 const CLIENT = ["timeout", "diagram"] as const;
 
 function parse(args: string[]) {
+  // deno-fmt-ignore
   return parseArgs(args, {
     string: ["_", ...SERVER, ...CLIENT],
     boolean: [
-      ...["help", "version", "verbose", "quiet", "serve"] as const,
-      ...["udp", "json", "raw", "ipv4", "ipv6"] as const,
+      "help", "version", "verbose", "quiet", "serve", "udp", "json", "raw",
+      "ipv4", "ipv6",
     ],
     collect: ["verbose"],
     alias: {
-      ...{ p: "port", q: "quiet", s: "serve", u: "udp", w: "timeout" },
-      ...{ h: "help", v: "verbose", V: "version", 4: "ipv4", 6: "ipv6" },
+      p: "port", q: "quiet", s: "serve", u: "udp", w: "timeout", h: "help",
+      v: "verbose", V: "version", 4: "ipv4", 6: "ipv6",
     },
     unknown: refuseUnknown,
   });

@@ -190,12 +190,12 @@ export interface TalkOptions {
   timeout: number;
 }
 
-/** What {@linkcode send} and {@linkcode receive} tell each other. */
+/** What {@linkcode sendInput} and {@linkcode receiveEchoes} share. */
 class Exchange {
   owed = 0; // bytes that have not come back; below 0 if more came
   isSent = false; // the whole input
   isReading = false; // from the server; else the output is slow
-  since = 0; // when the wait for the server began
+  waited = 0; // milliseconds for the server, since it last sent something
 }
 
 /**
@@ -208,35 +208,38 @@ export async function talk(options: TalkOptions): Promise<void> {
   const exchange = new Exchange();
   const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
-    const { owed, isSent, isReading, since } = exchange;
+    const { owed, isSent, isReading } = exchange;
     // Only the server's silence counts, and only if something is expected.
-    const isWaiting = isReading && (owed > 0 || isSent);
-    if (!isWaiting || performance.now() - since <= timeout) return;
+    const isExpecting = owed > 0 || isSent;
+    if (!isExpecting || !isReading) return;
+    exchange.waited += 50;
+    if (exchange.waited <= timeout) return;
     late.reject(new Failure(28, `no answer within ${timeout / 1000} s`));
   }, 50);
-  const both = [send(options, exchange), receive(options, exchange)];
+  const both = [sendInput(options, exchange), receiveEchoes(options, exchange)];
   await Promise.race([Promise.all(both), late.promise]).finally(() => {
     clearInterval(watch);
     conn.close();
   });
 }
 
-async function send({ conn, input }: TalkOptions, exchange: Exchange) {
+async function sendInput({ conn, input }: TalkOptions, exchange: Exchange) {
   for await (const bytes of input) {
-    if (exchange.owed <= 0) exchange.since = performance.now();
     exchange.owed += bytes.length;
     await writeAll(conn, bytes);
   }
-  if (exchange.owed <= 0) exchange.since = performance.now();
   exchange.isSent = true;
   await conn.closeWrite();
 }
 
-async function receive({ conn, output }: TalkOptions, exchange: Exchange) {
+async function receiveEchoes(
+  { conn, output }: TalkOptions,
+  exchange: Exchange,
+) {
   const buffer = new Uint8Array(65_536);
   for (;;) {
     exchange.isReading = true;
-    exchange.since = performance.now();
+    exchange.waited = 0;
     const length = await conn.read(buffer);
     exchange.isReading = false;
     if (length === null) break;
@@ -340,17 +343,16 @@ const SERVER = ["host", "port", "max-connections", "idle-timeout"] as const;
 const CLIENT = ["count", "size", "interval", "timeout", "diagram"] as const;
 
 function parse(args: string[]) {
+  // deno-fmt-ignore
   return parseArgs(args, {
     string: ["_", ...SERVER, ...CLIENT],
     boolean: [
-      ...["help", "version", "verbose", "quiet"] as const,
-      ...["reuse-port", "json", "ipv4", "ipv6"] as const,
+      "help", "version", "verbose", "quiet", "reuse-port", "json", "ipv4", "ipv6",
     ],
     collect: ["verbose"],
     alias: {
-      ...{ c: "count", i: "interval", p: "port", s: "size", w: "timeout" },
-      ...{ h: "help", q: "quiet", v: "verbose", V: "version" },
-      ...{ 4: "ipv4", 6: "ipv6" },
+      c: "count", i: "interval", p: "port", s: "size", w: "timeout",
+      h: "help", q: "quiet", v: "verbose", V: "version", 4: "ipv4", 6: "ipv6",
     },
     unknown: refuseUnknown,
   });

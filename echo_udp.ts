@@ -25,7 +25,8 @@ import { timeLimit, type Trace, type UdpSocket } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
-const latin1 = new TextDecoder("latin1"); // makes a character of each byte
+// A character for each byte: strings can be compared, and found in a list.
+const latin1 = new TextDecoder("latin1");
 
 /** The protocol: sends datagrams back, until the socket is closed. */
 export async function echo(
@@ -39,18 +40,18 @@ export async function echo(
     } catch (error) {
       const { BadResource, Interrupted } = Deno.errors;
       if (error instanceof BadResource) return; // the socket is closed
-      if (error instanceof Interrupted) return; // it was, during the call
-      // Else one peer cannot be reached. The socket serves the others.
+      if (error instanceof Interrupted) return; // closed while this waited
+      // Else one peer cannot be reached. The socket still serves the others.
     }
   }
 }
 
 /** What went back, to one peer or to all. Times are milliseconds. */
-class Count {
+class Traffic {
   datagrams = 0;
   bytes = 0;
   readonly started = performance.now();
-  moved = this.started;
+  moved = this.started; // when bytes last went back
 
   add(length: number): void {
     this.datagrams++;
@@ -65,30 +66,34 @@ class Count {
 }
 
 /** The peers that were heard of lately. UDP does not tell when one leaves. */
-class Peers extends Map<string, Count> {
-  count(length: number, peer: Deno.NetAddr, warn: Log): void {
+class Peers extends Map<string, Traffic> {
+  add(length: number, peer: Deno.NetAddr, warn: Log): void {
     const who = formatAddress(peer);
     const known = this.get(who);
+    if (known) return known.add(length);
     // Senders can be forged without end, so only 100 are listed.
-    if (!known && this.size === 100) return warn("not all peers are listed");
-    const count = known ?? new Count();
-    count.add(length);
-    if (!known) this.set(who, count);
+    if (this.size === 100) return warn("not all peers are listed");
+    const traffic = new Traffic();
+    traffic.add(length);
+    this.set(who, traffic);
   }
 
   /** Logs those that were silent for so many milliseconds. */
   logSilent(silence: number, log: Log): void {
     const now = performance.now();
-    for (const [who, count] of this) {
-      if (now - count.moved < silence) continue;
+    for (const [who, traffic] of this) {
+      const { started, moved } = traffic;
+      if (now - moved < silence) continue;
       this.delete(who);
-      const seconds = ((count.moved - count.started) / 1000).toFixed(3);
-      log(`${who} ${count} in ${seconds} s`);
+      log(`${who} ${traffic} in ${((moved - started) / 1000).toFixed(3)} s`);
     }
   }
 }
 
-/** Draws lots by Lehmer's generator; the same seed gives the same ones. */
+/**
+ * Returns a function that is true for so many percent of its calls, by Lehmer's
+ * random numbers. The same seed gives the same answers.
+ */
 export function chance(seed: number): (percent: number) => boolean {
   let state = 1 + seed * 48_271;
   return (percent) => {
@@ -108,14 +113,14 @@ export interface ServeOptions {
 }
 
 /** Serves all peers until the signal aborts. Returns what went back. */
-export async function serve(options: ServeOptions): Promise<Count> {
+export async function serve(options: ServeOptions): Promise<Traffic> {
   const { signal, lose = 0, seed = 0, log = () => {}, trace } = options;
   const { port } = options.socket.addr as Deno.NetAddr;
   const socket: UdpSocket = trace?.datagrams(options.socket) ?? options.socket;
   const warn = limited(log, 1); // a line a second
   const peers = options.log && new Peers();
-  const total = new Count();
-  const happens = chance(seed);
+  const total = new Traffic();
+  const isLost = chance(seed);
 
   // To `echo`, these two are the socket. They are not async: that is slower.
   const receive = (buffer?: Uint8Array) => socket.receive(buffer);
@@ -125,18 +130,18 @@ export async function serve(options: ServeOptions): Promise<Count> {
       warn(`not answered: ${formatAddress(peer)} may be a server`);
       return Promise.resolve(0);
     }
-    if (happens(lose)) {
+    if (isLost(lose)) {
       trace?.event(`lost on purpose: the answer to ${formatAddress(peer)}`);
       return Promise.resolve(0);
     }
     const sending = socket.send(datagram, to);
     sending.then((length) => {
       total.add(length);
-      peers?.count(length, peer, warn);
+      peers?.add(length, peer, warn);
     }, (error) => {
       if (!isClosed(error)) warn(`cannot answer: ${reason(error)}`);
     });
-    return sending;
+    return sending; // `echo` waits for it, and goes on if it fails
   };
 
   const sweep = setInterval(() => peers?.logSilent(3000, log), 1000);
@@ -149,7 +154,7 @@ export async function serve(options: ServeOptions): Promise<Count> {
 }
 
 /** Waits until nothing has gone back for 50 ms, for at most 5 s. */
-async function drain(total: Count): Promise<void> {
+async function drain(total: Traffic): Promise<void> {
   const end = performance.now() + 5000;
   do {
     await delay(50);
@@ -163,14 +168,14 @@ export interface TalkOptions extends UdpClient {
   timeout: number;
 }
 
-/** What {@linkcode send} and {@linkcode receive} tell each other. */
+/** What {@linkcode sendInput} and {@linkcode receiveEchoes} share. */
 class Exchange {
   readonly owed: string[] = []; // lines that have not come back
   isReading = true; // from the server; else the output is slow
-  since = 0; // when the wait for the server began
+  waited = 0; // milliseconds for the server, since a line last came back
   received = 0; // answers
   returned = 0; // of them, those that are as they were sent
-  change = Promise.withResolvers<void>(); // until a line comes back
+  nextReturn = Promise.withResolvers<void>(); // until a line comes back
 }
 
 /**
@@ -183,55 +188,50 @@ export async function talk(options: TalkOptions): Promise<void> {
   const exchange = new Exchange();
   const late = Promise.withResolvers<never>();
   const watch = setInterval(() => {
-    const { owed, isReading, since, received, returned } = exchange;
-    const isWaiting = isReading && owed.length > 0;
-    if (!isWaiting || performance.now() - since <= timeout) return;
+    const { owed, isReading, received, returned } = exchange;
+    if (owed.length === 0 || !isReading) return;
+    exchange.waited += 50;
+    if (exchange.waited <= timeout) return;
     const isDamaged = received > 0 && returned === 0;
-    const none = returned > 0 ? "no more answers" : "no answer";
-    const what = isDamaged ? "only damaged answers" : none;
-    const left = `${counted(owed.length, "line")} outstanding`;
-    const message = `${what} within ${timeout / 1000} s: ${left}`;
+    const back = isDamaged ? "come back unchanged" : "come back";
+    const lines = counted(owed.length, "line");
+    const message = `${lines} did not ${back} within ${timeout / 1000} s`;
     late.reject(new Failure(isDamaged ? 8 : 28, message));
   }, 50);
-  const both = [send(options, exchange), receive(options, exchange)];
+  // Sending ends when nothing is owed; receiving ends only by a failure.
+  const both = [sendInput(options, exchange), receiveEchoes(options, exchange)];
   await Promise.race([...both, late.promise]).finally(() => {
     clearInterval(watch);
     socket.close();
   });
 }
 
-async function send(options: TalkOptions, exchange: Exchange) {
+async function sendInput(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
   for await (const line of lines(options.input)) {
     // Few lines at once: more would overflow a buffer and be lost.
     const most = line.length > 4096 ? 1 : 16;
-    while (owed.length >= most) await exchange.change.promise;
-    if (owed.length === 0) exchange.since = performance.now();
+    while (owed.length >= most) await exchange.nextReturn.promise;
     owed.push(latin1.decode(line));
-    await ask(options, line);
+    await sendToServer(options, line);
   }
-  while (owed.length > 0) await exchange.change.promise;
+  while (owed.length > 0) await exchange.nextReturn.promise;
 }
 
-async function receive(options: TalkOptions, exchange: Exchange) {
+async function receiveEchoes(options: TalkOptions, exchange: Exchange) {
   const { owed } = exchange;
   for await (const answer of answers(options)) {
     const index = owed.indexOf(latin1.decode(answer));
-    const arrived = performance.now();
     exchange.isReading = false;
     await options.output(answer);
     exchange.isReading = true;
     exchange.received++;
-    const now = performance.now();
-    if (index < 0) { // it is damaged, or came twice: the wait goes on
-      exchange.since += now - arrived; // but for the output's time
-      continue;
-    }
-    exchange.since = now;
-    owed.splice(index, 1); // only now: `send` ends when nothing is owed
+    if (index < 0) continue; // it is damaged, or came twice: the wait goes on
+    owed.splice(index, 1); // only now: sending ends when nothing is owed
     exchange.returned++;
-    exchange.change.resolve();
-    exchange.change = Promise.withResolvers();
+    exchange.waited = 0;
+    exchange.nextReturn.resolve();
+    exchange.nextReturn = Promise.withResolvers();
   }
 }
 
@@ -250,7 +250,7 @@ async function* lines(input: ReadableStream<Uint8Array>) {
 }
 
 /** Sends to the server. Fails with status 56. */
-async function ask({ socket, to }: UdpClient, datagram: Uint8Array) {
+async function sendToServer({ socket, to }: UdpClient, datagram: Uint8Array) {
   await socket.send(datagram, to).catch((error) => {
     const message = `cannot send to ${formatAddress(to)}: ${reason(error)}`;
     throw new Failure(56, message, error);
@@ -294,14 +294,14 @@ export async function ping(options: PingOptions): Promise<void> {
   await Promise.race(both).finally(() => socket.close());
   if (trips.times.length > 0) return;
   if (trips.odd.damaged) throw new Failure(8, "only damaged answers");
-  throw new Failure(28, `no answer from ${formatAddress(to)}`);
+  throw new Failure(28, `no answer from ${formatAddress(to)} in time`);
 }
 
 /** What {@linkcode sendProbes} and {@linkcode receiveProbes} share. */
 class Flight {
   readonly sent: number[] = []; // when, by sequence number
   next = Promise.withResolvers<void>(); // until it is time for the next one
-  showing = Promise.resolve();
+  showing = Promise.resolve(); // what has come, on the output
 }
 
 async function sendProbes(options: PingOptions, flight: Flight) {
@@ -312,11 +312,11 @@ async function sendProbes(options: PingOptions, flight: Flight) {
     flight.next = Promise.withResolvers();
     flight.sent[seq] = performance.now();
     trips.sent++;
-    const asking = ask(options, datagram);
-    await asking.catch((error) => failures.push(error)); // the next may go
+    const sending = sendToServer(options, datagram);
+    await sending.catch((error) => failures.push(error)); // the next may go
     if (seq === count) break;
     await Promise.race([flight.next.promise, delay(interval || 10)]);
-    // Nothing is under way during slow output: it is not a slow server.
+    // Nothing is under way during slow output: else the server would seem slow.
     await flight.showing;
   }
   const end = performance.now() + timeout;
@@ -335,13 +335,13 @@ async function receiveProbes(options: PingOptions, flight: Flight) {
     const now = performance.now();
     const text = latin1.decode(answer);
     const seq = parseInt(text, 36);
-    const milliseconds = now - flight.sent[seq];
     const isProbe = seq in flight.sent && text === probe(seq, size);
+    const milliseconds = now - flight.sent[seq];
     let oddity = "";
     if (!isProbe) oddity = "damaged";
     else if (returned[seq]) oddity = "duplicate";
     else if (milliseconds > timeout) oddity = "late";
-    else if (seq < returned.length) oddity = "reordered"; // by a later one
+    else if (seq < returned.length) oddity = "reordered"; // a later one came
     if (isProbe) returned[seq] = true;
     if (oddity) trips.odd[oddity] = (trips.odd[oddity] ?? 0) + 1;
     if (oddity && oddity !== "reordered") continue;
@@ -386,17 +386,14 @@ const SERVER = ["host", "port", "lose", "seed"] as const;
 const CLIENT = ["count", "size", "interval", "timeout", "diagram"] as const;
 
 function parse(args: string[]) {
+  // deno-fmt-ignore
   return parseArgs(args, {
     string: ["_", ...SERVER, ...CLIENT],
-    boolean: [
-      ...["help", "version", "verbose", "quiet"] as const,
-      ...["json", "ipv4", "ipv6"] as const,
-    ],
+    boolean: ["help", "version", "verbose", "quiet", "json", "ipv4", "ipv6"],
     collect: ["verbose"],
     alias: {
-      ...{ c: "count", i: "interval", p: "port", s: "size", w: "timeout" },
-      ...{ h: "help", q: "quiet", v: "verbose", V: "version" },
-      ...{ 4: "ipv4", 6: "ipv6" },
+      c: "count", i: "interval", p: "port", s: "size", w: "timeout",
+      h: "help", q: "quiet", v: "verbose", V: "version", 4: "ipv4", 6: "ipv6",
     },
     unknown: refuseUnknown,
   });

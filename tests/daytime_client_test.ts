@@ -2,7 +2,7 @@
 import { assert, assertEquals, assertGreater } from "jsr:@std/assert@^1";
 import { assertGreaterOrEqual, assertLess } from "jsr:@std/assert@^1";
 import { assertMatch, assertStringIncludes } from "jsr:@std/assert@^1";
-import type { Answer } from "../daytime.ts";
+import type { Report } from "../daytime.ts";
 import { apart, ask, bytesOf, cli, confined } from "./daytime_servers.ts";
 import { failure, LINE, NIST, OURS, says } from "./daytime_servers.ts";
 import { tcpServer, textOf, udpServer, WINDOWS } from "./daytime_servers.ts";
@@ -231,7 +231,7 @@ test("daytime --json prints one object, over TCP and UDP", async () => {
   const tcp = await cli(["--json", "localhost", server.port]);
   assertEquals([tcp.code, tcp.stderr], [0, ""]);
   assertMatch(tcp.stdout, /^\{.*\}\n$/);
-  const answer = JSON.parse(tcp.stdout) as Answer;
+  const answer = JSON.parse(tcp.stdout) as Report;
   assertEquals(typeof answer.offsetMs, "number");
   assertGreater(answer.roundTripMs, 0);
   assertEquals({ ...answer, offsetMs: 0, roundTripMs: 0 }, {
@@ -247,7 +247,7 @@ test("daytime --json prints one object, over TCP and UDP", async () => {
   });
   await using inetd = udpServer(() => "Mon Nov 23 13:17:05 2026\r\n");
   const udp = await cli(["--json", "-u", "127.0.0.1", inetd.port]);
-  const free = JSON.parse(udp.stdout) as Answer;
+  const free = JSON.parse(udp.stdout) as Report;
   assertEquals([free.transport, free.text], [
     "udp",
     "Mon Nov 23 13:17:05 2026",
@@ -378,7 +378,7 @@ test({
     assertEquals([code, stderr], [0, ""]);
     const [tcp, udp, named] = stdout.split("\n");
     for (const [line, by] of [[tcp, "tcp"], [udp, "udp"]]) {
-      const { server, address, port, transport } = JSON.parse(line) as Answer;
+      const { server, address, port, transport } = JSON.parse(line) as Report;
       assertEquals([server, address], ["time.nist.gov", "127.0.0.1"]);
       assertEquals([port, transport], [13, by]);
     }
@@ -453,7 +453,7 @@ test({
     const lines = stdout.trim().split("\n");
     assertEquals(lines.length, 2);
     for (const line of lines) {
-      const { text, time, offsetMs, nist } = JSON.parse(line) as Answer;
+      const { text, time, offsetMs, nist } = JSON.parse(line) as Report;
       assertMatch(text, /^\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}$/);
       assertEquals([time, offsetMs, nist], [null, null, null]);
     }

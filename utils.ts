@@ -24,8 +24,10 @@ export class Failure extends Error {
 /** Says in a few words why something failed: `connection refused`. */
 export function reason(error: unknown): string {
   const { name, message } = error as Error;
+  // Windows has long sentences for these.
   const isPlain = /^Connection|^PermissionDenied$|^TimedOut$/.test(name);
   if (isPlain) return name.replace(/\B[A-Z]/g, " $&").toLowerCase();
+  // "No such file (os error 2): open 'x'" says both of it again.
   const short = message.replace(/ \(os error \d+\)(: .*)?/, "");
   return short.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
 }
@@ -51,7 +53,7 @@ export function timeLimit(ms: number, signal: AbortSignal): AbortSignal {
   return AbortSignal.any([signal, AbortSignal.timeout(ms)]);
 }
 
-/** Throws the signal's reason, if it has aborted; of a time limit, a 28. */
+/** Throws the signal's reason if it has aborted. A time limit is status 28. */
 function throwIfAborted(signal: AbortSignal, what: string): void {
   const isLate = signal.reason?.name === "TimeoutError";
   if (isLate) throw new Failure(28, `${what}: no answer in time`);
@@ -98,7 +100,7 @@ export async function output(data: Uint8Array | string): Promise<void> {
   let bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
   if (Deno.stdout.isTerminal()) {
     const text = decoder.decode(bytes, { stream: true });
-    const lines = text.replace(/\r(?=\n|$)/g, ""); // CR LF may be split, too
+    const lines = text.replace(/\r(?=\n|$)/g, ""); // LF may be in the next one
     bytes = new TextEncoder().encode(lines.replace(/[^\n\t]+/g, printable));
     screen.midLine = !lines.endsWith("\n");
   }
@@ -113,11 +115,10 @@ export async function output(data: Uint8Array | string): Promise<void> {
 
 /** Prints a line of its own on stderr. `style` is CSS, such as a color. */
 export function complain(line: string, style = ""): void {
-  const text = printable(line).replaceAll("%", "%%");
   try {
     if (screen.midLine && Deno.stderr.isTerminal()) console.error();
     screen.midLine = false;
-    console.error(`%c${text}`, style);
+    console.error("%c%s", style, printable(line));
   } catch { /* The disk is full: nobody can be told. */ }
 }
 
@@ -162,11 +163,10 @@ type Given = Record<string, unknown>;
 
 /** Fails with status 2 if one of the options was given. */
 export function refuse(options: Given, names: string[], why: string): void {
-  const unset: unknown[] = [undefined, false];
-  const name = names.find((name) => !unset.includes(options[name]));
-  if (name === undefined) return;
-  const letters: Record<string, string> = { ipv4: "-4", ipv6: "-6" };
-  throw new Failure(2, `${letters[name] ?? `--${name}`} ${why}`);
+  const name = names.find((name) => options[name]);
+  if (!name) return;
+  const option = `--${name}`.replace("--ipv", "-"); // -4 or -6
+  throw new Failure(2, `${option} ${why}`);
 }
 
 /** Reads a whole number within bounds. Fails with status 2. */
@@ -201,8 +201,7 @@ const SERVICES: Record<string, number> = {
 
 /** Reads a port, `7777` or `echo`. Fails with status 2. */
 export function parsePort(text: string): number {
-  if (Object.hasOwn(SERVICES, text)) return SERVICES[text];
-  const port = /^\d{1,5}$/.test(text) ? Number(text) : NaN;
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : SERVICES[text];
   if (port <= 65_535) return port;
   const range = "use 0 to 65535 or a service name";
   throw new Failure(2, `"${text}" is not a port: ${range}`);
@@ -226,7 +225,7 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const parts = isIPv6 ? [`[${text}]`] : text.split(/:(?=[^:\]]*$)/);
   const [host, port = `${usual}`, more] = [...parts, ...words];
   if (more !== undefined) throw new Failure(2, `unexpected argument "${more}"`);
-  // A URL knows what a host is, but more can be in it, and 5 means 0.0.0.5.
+  // A URL knows what a host is. But it can hold more, and takes 5 for 0.0.0.5.
   const url = URL.parse(`ws://${host}`);
   const isOdd = /^\d*$|^[^[]*:|[/?#@\\\s]/.test(host);
   if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
@@ -263,8 +262,10 @@ export async function resolve(target: Target): Promise<string[]> {
   }
   const { lookup } = await import("node:dns/promises");
   try {
-    const looking = lookup(hostname, { all: true, family: family ?? 0 });
-    const found = await Promise.race([looking, aborted(signal)]);
+    const looking = lookup(hostname, { all: true });
+    const all = await Promise.race([looking, aborted(signal)]);
+    const found = all.filter((each) => !family || each.family === family);
+    if (found.length === 0) throw new Error(`no IPv${family} address`);
     const addresses = [...new Set(found.map(({ address }) => address))];
     trace?.event(`resolved ${hostname} to ${addresses.join(", ")}`);
     return addresses;
@@ -272,7 +273,7 @@ export async function resolve(target: Target): Promise<string[]> {
     const what = `cannot resolve ${hostname}`;
     throwIfAborted(signal, what);
     const reasons: Record<string, string> = {
-      ENOTFOUND: family ? `no IPv${family} address` : "no such name",
+      ENOTFOUND: "no such name",
       EAI_AGAIN: "no name server answers",
       EPERM: "Deno needs --allow-net",
     };
@@ -284,10 +285,10 @@ export async function resolve(target: Target): Promise<string[]> {
 /** Connects over TCP. Fails with status 2, 6, 7 or 28. */
 export async function connect(target: Target): Promise<Deno.TcpConn> {
   const { hostname, port, family, signal, trace } = target;
-  const [address, another] = await resolve(target);
-  // Given a name, Deno tries its addresses side by side (RFC 8305). With -4 or
-  // -6 it would try the others, too.
-  const at = { hostname: another && !family ? hostname : address, port };
+  const [address] = await resolve(target);
+  // Given a name, Deno tries its addresses side by side (RFC 8305), whatever
+  // their family.
+  const at = { hostname: family ? address : hostname, port };
   try {
     const conn = await Deno.connect({ ...at, signal });
     trace?.handshake(formatAddress(conn.remoteAddr));
@@ -344,28 +345,27 @@ export async function openUdp(target: Target): Promise<UdpClient> {
 export function listen<T>(
   open: (at: { hostname: string; port: number }) => T,
   port: number,
-  host = Deno.build.os === "windows" ? "0.0.0.0" : undefined,
+  hostname = Deno.build.os === "windows" ? "0.0.0.0" : "::",
 ): T {
-  const at = { hostname: host ?? "::", port };
-  const noHost = `"${host}" is not a host`;
-  if (/^\d+$/.test(at.hostname)) throw new Failure(2, noHost); // 5 is 0.0.0.5
   try {
-    return open(at);
+    if (/^\d+$/.test(hostname)) throw new URIError(); // 5 would mean 0.0.0.5
+    return open({ hostname, port });
   } catch (error) {
     const { name, message } = error as Error;
-    const hints: Record<string, string> = {
-      AddrInUse: "is in use: choose another with --port",
-      PermissionDenied: `needs more rights: try --port ${port + 1300}`, // 1313
-    };
-    if (name in hints) throw new Failure(1, `port ${port} ${hints[name]}`);
-    if (name === "URIError") throw new Failure(2, noHost);
-    if (/failed to lookup/.test(message)) {
-      throw new Failure(6, `cannot resolve ${host}: no such name`, error);
+    const isLow = name === "PermissionDenied" && port < 1024;
+    const hint = isLow && `needs more rights: try --port ${port + 1300}`;
+    const inUse = name === "AddrInUse" &&
+      "is in use: choose another with --port";
+    if (hint || inUse) throw new Failure(1, `port ${port} ${hint || inUse}`);
+    if (name === "URIError") {
+      throw new Failure(2, `"${hostname}" is not a host`);
     }
     const isDenied = name === "NotCapable"; // by Deno's own permissions
-    if (!host && !isDenied) return listen(open, port, "0.0.0.0"); // no IPv6
-    const what = `cannot listen on ${formatAddress(at)}`;
-    throw new Failure(1, `${what}: ${reason(error)}`, error);
+    const isAny = hostname === "::" && !isDenied;
+    if (isAny) return listen(open, port, "0.0.0.0"); // there is no IPv6
+    const what = `cannot listen on ${formatAddress({ hostname, port })}`;
+    const status = /failed to lookup/.test(message) ? 6 : 1;
+    throw new Failure(status, `${what}: ${reason(error)}`, error);
   }
 }
 
@@ -446,7 +446,10 @@ export class RoundTrips {
       sent,
       received,
       ...odd,
-      lossPercent: sent ? rounded(100 * (1 - received / sent)) : 0,
+      // Six digits, as ping(8) has them: a loss is not shown as none, or as all.
+      lossPercent: sent
+        ? Number((100 * (1 - received / sent)).toPrecision(6))
+        : 0,
       minMs: rounded(times[0]),
       avgMs: rounded(average),
       maxMs: rounded(times.at(-1)),
@@ -462,16 +465,13 @@ export class RoundTrips {
     const odd = Object.entries(this.odd).map(([kind, n]) => `, ${n} ${kind}`);
     const join = (...times: number[]) =>
       `${times.map((time) => time.toFixed(2)).join("/")} ms`;
-    // 99.97 % is not shown as 100 %.
-    const loss = Math.min(+lossPercent.toPrecision(3), received ? 99.9 : 100);
-    const counts = `${sent} sent, ${received} received, ${loss}% loss`;
-    const lines = [counts + odd.join("")];
-    if (received === 0) return lines[0];
-    const { minMs, avgMs, maxMs, mdevMs } = ms;
-    lines.push(`min/avg/max/mdev = ${join(minMs, avgMs, maxMs, mdevMs)}`);
+    const times = join(ms.minMs, ms.avgMs, ms.maxMs, ms.mdevMs);
     const shares = join(ms.p50Ms, ms.p90Ms, ms.p99Ms);
-    if (received >= 20) lines.push(`p50/p90/p99 = ${shares}`);
-    return lines.join("\n");
+    let text = `${sent} sent, ${received} received, ${lossPercent}% loss`;
+    text += odd.join("");
+    if (received > 0) text += `\nmin/avg/max/mdev = ${times}`;
+    if (received >= 20) text += `\np50/p90/p99 = ${shares}`;
+    return text;
   }
 }
 
@@ -532,6 +532,7 @@ export async function run<T extends Options>(
 
 /** Refuses `--port=`, and `-qp80`: parseArgs takes p80 for a value of -q. */
 function checkValues(options: object, usual: object): void {
+  // What parseArgs gives as false by itself is a flag.
   const flags = Object.entries(usual).filter(([, value]) => value === false);
   const names = ["verbose", ...flags.map(([name]) => name)];
   for (const [name, value] of Object.entries(options)) {
@@ -545,7 +546,8 @@ function checkValues(options: object, usual: object): void {
 
 /** Aborts on Ctrl-C and its like. A second one ends the program at once. */
 function abortOnSignals(stop: AbortController): Disposable {
-  const ignoresHangup = isHangupIgnored(); // listening would change it
+  // Before the first listener, whichever its signal: Deno then takes SIGHUP over.
+  const ignoresHangup = isHangupIgnored();
   const signals = new DisposableStack();
   let first = Infinity;
   for (const [name, status] of SIGNALS) {
@@ -583,13 +585,11 @@ function isHangupIgnored(): boolean {
 
 async function loadTrace(name: string, { verbose, diagram }: Options) {
   if (verbose.length === 0 && diagram === undefined) return undefined;
-  try {
-    const { Trace } = await import("./trace.ts");
-    return new Trace(name, verbose.length, diagram);
-  } catch (error) {
+  const { Trace } = await import("./trace.ts").catch((error) => {
     const message = "-v and --diagram need trace.ts beside this script";
     throw new Failure(1, message, error);
-  }
+  });
+  return new Trace(name, verbose.length, diagram);
 }
 
 function report(name: string, error: unknown, trace?: Trace): number {

@@ -2,7 +2,7 @@
 import { assertRejects } from "jsr:@std/assert@^1";
 import { ask as askFor, interpret, main } from "../daytime.ts";
 import { Failure, type Target } from "../utils.ts";
-import { type Finished, missing, network, ROOT } from "./helpers.ts";
+import { captured, type Finished, missing, network, ROOT } from "./helpers.ts";
 import { Running, soon } from "./helpers.ts";
 
 export const LINUX = Deno.build.os === "linux";
@@ -120,27 +120,9 @@ export async function failure(work: Promise<unknown>): Promise<string> {
 export async function cli(
   args: (string | number)[],
 ): Promise<Omit<Finished, "signal">> {
-  const { error } = console;
-  let stdout = "";
-  let stderr = "";
-  console.error = (format: string) => {
-    stderr += `${format.replace(/^%c/, "")}\n`;
-  };
-  Object.assign(Deno.stdout, {
-    isTerminal: () => false,
-    write: (bytes: Uint8Array) => {
-      stdout += textOf(bytes);
-      return Promise.resolve(bytes.length);
-    },
-  });
-  try {
-    const code = await soon(main(args.map(String)), "the end of the command");
-    return { code, stdout, stderr };
-  } finally {
-    console.error = error;
-    Reflect.deleteProperty(Deno.stdout, "isTerminal");
-    Reflect.deleteProperty(Deno.stdout, "write");
-  }
+  const work = () => main(args.map(String));
+  const { value: code, out: stdout, err: stderr } = await captured(work);
+  return { code, stdout, stderr };
 }
 
 /** Whether a network namespace of one's own cannot be had. */

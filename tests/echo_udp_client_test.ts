@@ -488,7 +488,7 @@ test("echo_udp -c is 0 when one came back, and 28 when none did", async () => {
   const args = ["-c", "3", "-i", "0.01", "-w", "0.1"];
   const some = await captured(() => main([one.at, ...args]));
   assertEquals([some.value, some.err], [0, ""]);
-  assertMatch(some.out, /\n3 sent, 1 received, 66\.7% loss\nmin/);
+  assertMatch(some.out, /\n3 sent, 1 received, 66\.6667% loss\nmin/);
   await using silent = mute();
   const none = await captured(() => main([silent.at, ...args]));
   const why = `echo_udp: no answer from ${silent.at} in time\n`;

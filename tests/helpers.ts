@@ -442,12 +442,13 @@ export async function pipe(
 /** What some work in this process returns, and prints meanwhile. */
 export async function captured<T>(work: () => T | Promise<T>) {
   const { error } = console;
-  const { write } = Deno.stdout;
+  const { write, isTerminal } = Deno.stdout;
   let out = "";
   let err = "";
-  console.error = (format = "") => {
-    err += `${format.replace(/^%c/, "").replaceAll("%%", "%")}\n`;
+  console.error = (_format = "", _style = "", line = "") => {
+    err += `${line}\n`;
   };
+  Deno.stdout.isTerminal = () => false;
   Deno.stdout.write = (part) => {
     out += text(part);
     return Promise.resolve(part.length);
@@ -459,7 +460,7 @@ export async function captured<T>(work: () => T | Promise<T>) {
     return { value, out, err };
   } finally {
     console.error = error;
-    Deno.stdout.write = write;
+    Object.assign(Deno.stdout, { write, isTerminal });
   }
 }
 

@@ -19,7 +19,7 @@ import {
   text,
   write,
 } from "./http_servers.ts";
-import { soon, test } from "./helpers.ts";
+import { captured, soon, test } from "./helpers.ts";
 
 const OK = "HTTP/1.1 200 OK\r\n";
 const HI = `${OK}Content-Length: 2\r\n\r\nhi`;
@@ -27,14 +27,8 @@ const GOT_HI = { body: "hi", code: 0, message: "" };
 
 /** Runs a command line in this process. */
 async function complain(...args: string[]) {
-  const { error } = console;
-  const lines: unknown[] = [];
-  console.error = (line) => lines.push(String(line).replace(/^%c/, ""));
-  try {
-    return { code: await main(args), stderr: lines.join("\n") };
-  } finally {
-    console.error = error;
-  }
+  const { value: code, err } = await captured(() => main(args));
+  return { code, stderr: err.trimEnd() };
 }
 
 /** The status with which something fails. */
@@ -662,8 +656,8 @@ test("http_get tells of hops and framing with -v, and draws them", async () => {
   await using server = redirecting("/b\x1b[31m");
   const { error } = console;
   const lines: string[] = [];
-  console.error = (line) =>
-    lines.push(String(line).replace(/^%c[\d.]+ /, "").replaceAll("%%", "%"));
+  console.error = (_format, _style, line) =>
+    lines.push(line.replace(/^[\d.]+ /, ""));
   const trace = new Trace("http_get", 1, `${dir.path}/drawing`);
   try {
     await collect({ url: server.url(), location: true, trace });

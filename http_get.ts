@@ -27,7 +27,7 @@ import { screen, timeLimit, type Trace, VERSION, writeAll } from "./utils.ts";
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
 const CR = 13;
 const LF = 10;
-const RULE = "RFC 9112 6.3, rule";
+const RULE = "RFC 9112 6.3, rule"; // the rules of where a body ends
 
 /**
  * The protocol: sends a request and reads the answer. The header section says
@@ -39,14 +39,15 @@ export async function get(
   answer: Answer,
 ): Promise<void> {
   await writeAll(conn, new TextEncoder().encode(request));
-  const reader = new BufferedReader(conn, answer.output);
+  const reader = new BufferedReader(conn, answer.writer);
   let head: Head;
   do {
     head = await readHead(reader);
-    await answer.head(head);
+    await answer.takeHead(head);
   } while (head.status < 200); // such as 100 Continue: the real answer follows
-  const framing = frame(request.split(" ")[0], head);
-  const body = answer.body(head, framing);
+  const [method] = request.split(" ");
+  const framing = frame(method, head);
+  const body = answer.openBody(head, framing);
   if (!body) return; // a redirect that is followed
   if (framing.isChunked) await passChunks(reader, body, answer.log);
   else await passBytes(reader, framing.length, body);
@@ -58,7 +59,7 @@ type Field = [name: string, value: string];
 /** A header section. Each character of its text stands for one byte. */
 export interface Head {
   status: number;
-  reason: string;
+  phrase: string; // what the server calls the status
   fields: Field[];
   text: string; // all of it, as it came
 }
@@ -71,22 +72,22 @@ function latin1(bytes: Uint8Array): string {
 /** Reads a connection through a buffer: by lines, or as it comes. */
 class BufferedReader {
   isCut = false; // TLS ended without close_notify
-  #buffer = new Uint8Array(512 * 1024);
+  #buffer = new Uint8Array(512 * 1024); // a line of MOST_HEAD leaves room
   #start = 0; // of what has not been taken
   #end = 0;
 
-  /** While it waits for the server, `output` holds nothing back. */
+  /** Before it waits for the server, it lets `writer` write what it holds. */
   constructor(
     readonly conn: Pick<Deno.Conn, "read">,
-    readonly output: BufferedWriter,
+    readonly writer: BufferedWriter,
   ) {}
 
-  /** The byte at this place of the next line. */
-  at(place: number): number {
-    return this.#buffer[this.#start + place];
+  /** The byte at this offset of the next line, which has come. */
+  at(offset: number): number {
+    return this.#buffer[this.#start + offset];
   }
 
-  /** Returns what has come, up to `most` bytes. It is good until `fill`. */
+  /** Returns what has come, up to `most` bytes. They are valid until `fill`. */
   peek(most: number): Uint8Array {
     const end = Math.min(this.#start + most, this.#end);
     return this.#buffer.subarray(this.#start, end);
@@ -99,12 +100,12 @@ class BufferedReader {
   /** The length of the next line with its end; 0 if not all of it has come. */
   lineLength(searched = 0): number {
     const buffer = this.#buffer;
-    let place = this.#start + searched; // there is no line end before it
-    while (place < this.#end && buffer[place] !== LF) place++;
-    return place < this.#end ? place + 1 - this.#start : 0;
+    let index = this.#start + searched; // there is no line end before it
+    while (index < this.#end && buffer[index] !== LF) index++;
+    return index < this.#end ? index + 1 - this.#start : 0;
   }
 
-  /** Waits for a line. Fails with status 18, 56 or 63. */
+  /** Waits for a line, and returns its length. Fails with status 18, 56 or 63. */
   async needLine(where: string): Promise<number> {
     for (let searched = 0; searched < MOST_HEAD;) {
       const length = this.lineLength(searched);
@@ -121,7 +122,7 @@ class BufferedReader {
     this.#buffer.copyWithin(0, this.#start, this.#end);
     this.#end -= this.#start;
     this.#start = 0;
-    this.output.flush();
+    this.writer.flush();
     try {
       const length = await this.conn.read(this.#buffer.subarray(this.#end));
       this.#end += length ?? 0;
@@ -138,16 +139,18 @@ class BufferedReader {
 async function readHead(reader: BufferedReader): Promise<Head> {
   await readStart(reader);
   const lines = await readSection(reader, "in the header section");
+  // RFC 9112 2.2 and 9110 5.5: NUL and a CR of its own are invalid.
   for (const line of lines) if (/\0|\r(?!\n)/.test(line)) throw notField(line);
   const [statusLine, ...rest] = lines;
-  // HTTP/1.1, three digits, and perhaps a reason
+  // HTTP/1.1, three digits, and perhaps a phrase
   const pattern = /^HTTP\/1\.\d[ \t]+([1-9]\d\d)(?:[ \t](.*))?\r?\n$/;
-  const [, status, reason = ""] = statusLine.match(pattern) ?? [];
+  const [, status, phrase = ""] = statusLine.match(pattern) ?? [];
   if (!status) throw foreign(statusLine);
-  // A field goes on in a line that begins with a space or a tab.
+  // A field goes on in a line that begins with a space or a tab. The empty
+  // line at the end leaves two empty parts.
   const fieldLines = rest.join("").split(/\r?\n(?![ \t])/).slice(0, -2);
   const fields = fieldLines.map(parseField);
-  return { status: Number(status), reason, fields, text: lines.join("") };
+  return { status: Number(status), phrase, fields, text: lines.join("") };
 }
 
 /** Waits for `HTTP/`: a server of another protocol may never end its line. */
@@ -206,8 +209,8 @@ function trim(text: string): string {
   return text.match(/[^ \t\r](.*[^ \t\r])?/s)?.[0] ?? "";
 }
 
-/** What is listed in the fields of a name, in lower case. */
-function list(head: Head, name: string): string[] {
+/** The members of a list that the fields of a name hold, in lower case. */
+function listMembers(head: Head, name: string): string[] {
   const same = head.fields.filter((field) => field[0].toLowerCase() === name);
   const parts = same.flatMap(([, value]) => value.split(","));
   return parts.map((part) => trim(part).toLowerCase());
@@ -234,8 +237,8 @@ export interface Framing {
  */
 export function frame(method: string, head: Head): Framing {
   const { status } = head;
-  const lengths = list(head, "content-length");
-  const codings = list(head, "transfer-encoding").filter((coding) => coding);
+  const lengths = listMembers(head, "content-length");
+  const codings = listMembers(head, "transfer-encoding").filter(Boolean);
   if (method === "HEAD" || status === 204 || status === 304) {
     const what = method === "HEAD" ? method : status;
     return { length: 0, why: `none, as ${what} has none (${RULE} 1)` };
@@ -264,7 +267,11 @@ export function frame(method: string, head: Head): Framing {
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
-async function passBytes(reader: BufferedReader, size: number, body: Body) {
+async function passBytes(
+  reader: BufferedReader,
+  size: number,
+  body: Sink,
+) {
   for (let left = size; left > 0;) {
     const bytes = reader.peek(left);
     await body.write(bytes);
@@ -281,8 +288,9 @@ async function passBytes(reader: BufferedReader, size: number, body: Body) {
 }
 
 /** Passes on what is in the chunks: RFC 9112 7.1. */
-async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
-  // Chunks may be small. What has come is passed on without an await.
+async function passChunks(reader: BufferedReader, body: Sink, log?: Log) {
+  // An await costs more than a small chunk: only bytes that are missing, or
+  // that `gather` does not take, are waited for.
   const where = "between two chunks";
   for (;;) {
     const sizeLine = reader.lineLength() || await reader.needLine(where);
@@ -293,21 +301,21 @@ async function passChunks(reader: BufferedReader, body: Body, log?: Log) {
     const data = reader.peek(size);
     if (data.length === size && body.gather(data)) reader.skip(size);
     else await passBytes(reader, size, body);
-    const lineEnd = reader.lineLength() || await reader.needLine(where);
+    const endLine = reader.lineLength() || await reader.needLine(where);
     if (!isLineEnd(reader, 0)) {
       throw new Failure(56, `a chunk does not end after its ${size} bytes`);
     }
-    reader.skip(lineEnd);
+    reader.skip(endLine);
   }
   // Trailers are not headers: nobody may rely on them.
   const trailers = await readSection(reader, "in the trailer section");
   for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
 }
 
-/** Whether there is a line end at this place. */
-function isLineEnd(reader: BufferedReader, place: number): boolean {
-  const isCRLF = reader.at(place) === CR && reader.at(place + 1) === LF;
-  return isCRLF || reader.at(place) === LF;
+/** Whether there is a line end at this offset. */
+function isLineEnd(reader: BufferedReader, offset: number): boolean {
+  const isCRLF = reader.at(offset) === CR && reader.at(offset + 1) === LF;
+  return isCRLF || reader.at(offset) === LF;
 }
 
 /** Reads the size in a line of so many bytes. An extension is skipped. */
@@ -333,39 +341,36 @@ function hexDigit(byte: number): number {
 /** Writes bytes. The caller may reuse them once it resolves. */
 type Write = (bytes: Uint8Array) => Promise<void>;
 
-/** Where the pieces of a body go. */
-type Body = Pick<BufferedWriter, "gather" | "write" | "end">;
+/** Takes the pieces of a body. */
+type Sink = Pick<BufferedWriter, "gather" | "write" | "end">;
 
 /**
  * Gathers small pieces into large writes, as each write has its cost. While
  * one buffer is written, it gathers in the other.
  */
 export class BufferedWriter {
-  #buffers = [new Uint8Array(256 * 1024), new Uint8Array(256 * 1024)];
+  #buffers = [new Uint8Array(512 * 1024), new Uint8Array(512 * 1024)];
   #length = 0; // of what is gathered in the first of them
   #writing: Promise<void> | undefined;
 
-  /** `failed` is called at once when a write fails; `end` throws why. */
+  /** `failed` is called at once when a write fails; `end` throws the cause. */
   constructor(readonly target: Write, readonly failed: () => void) {}
 
-  /** Takes the bytes, or returns false: they are many, or there is no room. */
+  /** Takes the bytes, or returns false if there is no room. */
   gather(bytes: Uint8Array): boolean {
     const [buffer] = this.#buffers;
-    const isLarge = bytes.length >= 64 * 1024; // and not worth a copy
-    if (isLarge || this.#length + bytes.length > buffer.length) return false;
+    if (this.#length + bytes.length > buffer.length) return false;
     buffer.set(bytes, this.#length);
     this.#length += bytes.length;
     return true;
   }
 
-  /** Takes the bytes, and waits while there is no room. */
+  /** Takes at most 512 KiB, and waits while there is no room. */
   async write(bytes: Uint8Array): Promise<void> {
     if (this.gather(bytes)) return;
     await this.#writing;
     this.flush(); // then the other buffer has room
-    if (this.gather(bytes)) return;
-    await this.end(); // what came before
-    await this.target(bytes);
+    this.gather(bytes);
   }
 
   /** Begins to write what is gathered, if no write is under way. */
@@ -391,11 +396,11 @@ export class BufferedWriter {
 type Engine = import("node:zlib").Gunzip;
 
 /** Decodes gzip or deflate. Of a damaged body, it passes on all it could. */
-class Decoder implements Body {
+class Decoder implements Sink {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
 
-  constructor(readonly coding: string, readonly output: BufferedWriter) {}
+  constructor(readonly coding: string, readonly writer: BufferedWriter) {}
 
   gather(): boolean {
     return false; // decoding has to be waited for
@@ -427,7 +432,7 @@ class Decoder implements Body {
       engine.once("end", resolve).once("error", resolve).end();
     });
     await this.#pass(error);
-    await this.output.end();
+    await this.writer.end();
   }
 
   async #open(): Promise<Engine> {
@@ -446,7 +451,7 @@ class Decoder implements Body {
 
   async #pass(error: unknown): Promise<void> {
     for (const bytes of this.#decoded.splice(0)) {
-      await this.output.write(bytes);
+      await this.writer.write(bytes);
       // A used buffer is freed at once: the collector would let many pile up.
       const { buffer, byteOffset, length } = bytes;
       const isUsedUp = byteOffset + length === buffer.byteLength;
@@ -457,7 +462,10 @@ class Decoder implements Body {
   }
 }
 
-/** What to get, and how: curl's options, by their long names. */
+/**
+ * What to get, and how: curl's options, by their long names, as `check` gives
+ * them for the command line.
+ */
 export type Options = Partial<Omit<Given, "url">> & {
   url: URL;
   write: Write; // where the answer goes
@@ -469,50 +477,52 @@ export type Options = Partial<Omit<Given, "url">> & {
 
 /** What becomes of an answer. */
 export class Answer {
-  location = ""; // where it redirects to, if that is followed
+  location = ""; // set if this is a redirect, and it is to be followed
   readonly log: Log | undefined;
-  readonly output: BufferedWriter;
+  readonly writer: BufferedWriter;
   #progress: Progress;
 
   /** `failed` is called at once when the output fails. */
   constructor(readonly options: Options, failed: () => void) {
     this.#progress = options.progress ?? new Progress();
     this.log = options.trace?.event.bind(options.trace);
-    this.output = new BufferedWriter((bytes) => this.#save(bytes), failed);
+    this.writer = new BufferedWriter((bytes) => this.#save(bytes), failed);
   }
 
   /** Takes a header section. Fails with status 23. */
-  async head({ text }: Head): Promise<void> {
+  async takeHead({ text }: Head): Promise<void> {
     const { include, head, write } = this.options;
-    const bytes = Uint8Array.from(text, (byte) => byte.charCodeAt(0));
+    const bytes = Uint8Array.from(text, (char) => char.charCodeAt(0));
     if (include || head) await write(bytes);
   }
 
-  /** Returns where the body goes, if anywhere. Throws a {@linkcode Failure}. */
-  body(head: Head, { isChunked, length, why }: Framing): Body | undefined {
+  /**
+   * Returns where to write the body: nowhere for a redirect that is followed.
+   * Throws a {@linkcode Failure}.
+   */
+  openBody(head: Head, { isChunked, length, why }: Framing) {
     const { status } = head;
     const { fail, compressed, "max-filesize": max } = this.options;
     if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
-      const isNext = ([name, value]: Field) =>
-        value && /^location$/i.test(name);
-      this.location = head.fields.find(isNext)?.[1] ?? "";
+      const same = head.fields.filter(([name]) => /^location$/i.test(name));
+      this.location = same.find(([, value]) => value)?.[1] ?? "";
       if (this.location) return undefined;
     }
     this.log?.(`body: ${why}`);
     if (fail && status >= 400) {
-      const phrase = head.reason.slice(0, 90);
-      throw new Failure(22, `the server answers ${status} ${phrase}`.trim());
+      const answer = `${status} ${head.phrase.slice(0, 90)}`.trim();
+      throw new Failure(22, `the server answers ${answer}`);
     }
     if (max && length > max && length < Infinity) {
       throw new Failure(63, `too large: ${counted(length, "byte")}`);
     }
-    const codings = compressed ? list(head, "content-encoding") : [];
-    codings.push(...list(head, "transfer-encoding"));
+    const codings = compressed ? listMembers(head, "content-encoding") : [];
+    codings.push(...listMembers(head, "transfer-encoding"));
     if (isChunked) codings.splice(codings.lastIndexOf("chunked"), 1);
     const coded = codings.filter((each) => !/^(identity|none)?$/.test(each));
-    if (coded.length) return new Decoder(coded.join(", "), this.output);
+    if (coded.length) return new Decoder(coded.join(", "), this.writer);
     this.#progress.total = length;
-    return this.output;
+    return this.writer;
   }
 
   async #save(bytes: Uint8Array): Promise<void> {
@@ -563,8 +573,8 @@ export function parseHeader(text: string): Header {
 /** Says where a redirect leads. Fails with status 1 or 3. */
 export function redirect(from: URL, location: string): URL {
   // A URL would encode byte E9 as UTF-8, C3 A9. So it is escaped first.
-  const hex = (byte: string) => byte.charCodeAt(0).toString(16).toUpperCase();
-  const escaped = location.replace(/[\x80-\xff]/g, (byte) => `%${hex(byte)}`);
+  const hex = (char: string) => char.charCodeAt(0).toString(16).toUpperCase();
+  const escaped = location.replace(/[\x80-\xff]/g, (char) => `%${hex(char)}`);
   const to = URL.parse(escaped, from);
   if (!to || to.port === "0") {
     const where = quote(location);
@@ -574,30 +584,30 @@ export function redirect(from: URL, location: string): URL {
     const what = `redirect from ${from.protocol} to ${to.protocol}`;
     throw new Failure(1, `refused to follow a ${what.replaceAll(":", "")}`);
   }
-  to.username = ""; // the first URL's are sent, to its origin alone
+  to.username = ""; // -v shows this URL; `request` takes them from the first
   to.password = "";
   return to;
 }
 
 /**
- * Writes a request. What is secret goes to the origin that it was given for,
- * and nowhere else.
+ * Writes a request. `options.url` is what was asked for, `url` is where it
+ * redirected to. What is secret goes to the origin of the first alone.
  */
 export function request(
   url: URL,
   options: Omit<Options, "write" | "signal">,
 ): string {
   const { headers = [], head, http1, compressed } = options;
-  const isHome = url.origin === options.url.origin;
-  const secret = /^(host|cookie|(proxy-)?authorization)$/i;
-  const given = headers.filter(([name]) => isHome || !secret.test(name));
+  const isSame = url.origin === options.url.origin;
+  const bound = /^(host|cookie|(proxy-)?authorization)$/i; // to the origin
+  const given = headers.filter(([name]) => isSame || !bound.test(name));
   const own: Header[] = [
     ["Host", url.host],
     ["User-Agent", `http_get/${VERSION}`],
     ["Accept", "*/*"],
     ["Connection", "close"],
     ["Accept-Encoding", compressed ? "gzip, deflate" : undefined],
-    ["Authorization", isHome ? authorization(options.url) : undefined],
+    ["Authorization", isSame ? authorization(options.url) : undefined],
   ];
   const names = given.map(([name]) => name.toLowerCase());
   const host = names.indexOf("host"); // of several, the first is sent
@@ -653,18 +663,21 @@ async function openSocket(url: URL, options: Options) {
   }
 }
 
+// `download` ends when its signal aborts. In it, `follow` goes along redirects,
+// `exchange` asks for one URL, and `get` speaks on one connection.
+
 /** Asks for one URL. Returns where it redirects to, if that is followed. */
 async function exchange(url: URL, options: Options): Promise<string> {
   using socket = await openSocket(url, options);
-  const conn = options.trace ? options.trace.stream(socket) : socket;
+  const conn = options.trace?.stream(socket) ?? socket;
   // When the output fails, closing ends a read that may wait forever.
   const answer = new Answer(options, () => socket[Symbol.dispose]());
   try {
     await get(conn, request(url, options), answer);
-    conn.close();
+    conn.close(); // here, so that the trace shows it
   } catch (error) {
     options.trace?.event("closed");
-    await answer.output.end(); // throws the cause, if it was the output
+    await answer.writer.end(); // throws the cause, if it was the output
     throw error;
   }
   return answer.location;
@@ -706,15 +719,6 @@ function unwritable(what: string, error: unknown): never {
   throw new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
-type Sink = Pick<Deno.FsFile, "write" | "writeSync">;
-
-/** Returns how to write bytes: synchronously, where that cannot block. */
-function writer(name: string, to: Sink, isQuick: boolean): Write {
-  const quick = { write: (bytes: Uint8Array) => to.writeSync(bytes) };
-  return (bytes) =>
-    writeAll(isQuick ? quick : to, bytes).catch((why) => unwritable(name, why));
-}
-
 async function writeToTerminal(bytes: Uint8Array): Promise<void> {
   if (!bytes.includes(0)) return await output(bytes);
   const hint = "use -o FILE, or a pipe";
@@ -732,24 +736,17 @@ async function standardOutput(): Promise<Write> {
   if (/^flags:\s*\d*[04]$/m.test(flags)) {
     unwritable("the output", new Error("it is open for reading only"));
   }
-  const info = await Deno.stat("/dev/stdout").catch(() => undefined);
-  const isQuick = info?.isFile || info?.isCharDevice; // and never waits
-  return isQuick ? writer("the output", Deno.stdout, true) : output;
+  return output;
 }
 
 /** The file of -o. It is written under another name until it is complete. */
 class OutputFile implements AsyncDisposable {
-  readonly #put: Write;
-  #isBegun = false;
-
   constructor(
     readonly path: string,
     readonly file: Deno.FsFile,
-    readonly isDevice: boolean, // or is open already
-    readonly part = "", // its name so far
-  ) {
-    this.#put = writer(path, file, !isDevice);
-  }
+    public part = "", // its name until it is complete
+    public isOld = false, // what it holds goes when the first byte comes
+  ) {}
 
   /** Fails with status 23. */
   static async open(path: string, signal: AbortSignal): Promise<OutputFile> {
@@ -763,18 +760,19 @@ class OutputFile implements AsyncDisposable {
       const file = await Promise.race([opening, ...waits]);
       if (file.isTerminal()) throw new Error("it is a terminal: leave out -o");
       const info = await file.stat();
-      if (!info.isFile || append) return new OutputFile(path, file, true);
+      if (!info.isFile || append) return new OutputFile(path, file);
       // A link stays one. Another download may have removed the file already.
       const target = await Deno.realPath(path).catch(() => path);
       const part = await openPart(target, info).catch(() => undefined);
+      if (!part && !old) return new OutputFile(target, file, target);
       if (!part) {
         complain(`http_get: cannot replace ${path}: overwriting it in place`);
-        return new OutputFile(target, file, false);
+        return new OutputFile(target, file, "", true);
       }
       file.close();
-      // A new file is there when it is complete.
+      // Opening created it: it must not be there before it is complete.
       if (!old) await Deno.remove(target).catch(() => {});
-      return new OutputFile(target, part.file, false, part.path);
+      return new OutputFile(target, part.file, part.path);
     } catch (error) {
       signal.throwIfAborted();
       unwritable(path, error);
@@ -782,10 +780,10 @@ class OutputFile implements AsyncDisposable {
   }
 
   readonly write: Write = async (bytes) => {
-    // What is overwritten in place stays as it is until the first byte comes.
-    if (!this.#isBegun && !this.isDevice) await this.file.truncate();
-    this.#isBegun = true;
-    await this.#put(bytes);
+    if (this.isOld) await this.file.truncate();
+    this.isOld = false;
+    const writing = writeAll(this.file, bytes);
+    await writing.catch((why) => unwritable(this.path, why));
   };
 
   /** Puts it where it belongs. Fails with status 23. */
@@ -795,6 +793,7 @@ class OutputFile implements AsyncDisposable {
     if (!this.part) return;
     const renaming = Deno.rename(this.part, this.path);
     await renaming.catch((why) => unwritable(this.path, why));
+    this.part = "";
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -812,9 +811,10 @@ async function openPart(target: string, info: Deno.FileInfo) {
   const naming = { dir, prefix: "http_get.", suffix: ".part" };
   const path = await Deno.makeTempFile(naming);
   try {
+    // A mounted file, as in containers, cannot be renamed over. It shows here:
+    // no link can be made to it from outside of its mount.
     const link = `${path}.link`;
     await Deno.link(target, link).then(() => Deno.remove(link), (error) => {
-      // A mount, as in containers, cannot be replaced.
       if (error.code === "EXDEV") throw error;
     });
     const isWindows = Deno.build.os === "windows";
@@ -897,20 +897,21 @@ examples: http_get -iL example.com     with headers, following redirects
 function parse(args: string[]) {
   // parseArgs reads a.b as a nested option.
   const plain = args.map((arg) => arg === "--http1.0" ? "-0" : arg);
+  // deno-fmt-ignore
   return parseArgs(plain, {
     string: [
-      ...["_", "header", "output", "max-time", "max-redirs"] as const,
-      ...["max-filesize", "cacert", "diagram"] as const,
+      "_", "header", "output", "max-time", "max-redirs", "max-filesize",
+      "cacert", "diagram",
     ],
     boolean: [
-      ...["help", "version", "verbose", "include", "head", "location"] as const,
-      ...["fail", "compressed", "http1", "silent", "ipv4", "ipv6"] as const,
+      "help", "version", "verbose", "include", "head", "location", "fail",
+      "compressed", "http1", "silent", "ipv4", "ipv6",
     ],
     collect: ["header", "verbose"],
     alias: {
-      ...{ i: "include", I: "head", L: "location", o: "output", H: "header" },
-      ...{ f: "fail", m: "max-time", s: "silent", v: "verbose", h: "help" },
-      ...{ V: "version", 0: "http1", 4: "ipv4", 6: "ipv6" },
+      i: "include", I: "head", L: "location", o: "output", H: "header",
+      f: "fail", m: "max-time", s: "silent", v: "verbose", h: "help",
+      V: "version", 0: "http1", 4: "ipv4", 6: "ipv6",
     },
     unknown: refuseUnknown,
   });

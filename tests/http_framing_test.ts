@@ -48,9 +48,9 @@ async function read(pieces: Iterable<Uint8Array>, method = "GET") {
   };
   writer ??= new BufferedWriter((bytes) => take(bytes), () => {});
   const answer = {
-    head: (head: Head) => Promise.resolve(void result.heads.push(head)),
-    output: writer,
-    body(_: Head, { why }: { why: string }) {
+    takeHead: (head: Head) => Promise.resolve(void result.heads.push(head)),
+    writer,
+    openBody(_: Head, { why }: { why: string }) {
       lines.push(why);
       return writer;
     },
@@ -326,7 +326,7 @@ test("http_get keeps the header section as it came, byte for byte", async () => 
   for (const pieces of cuts(bytes(`${section}x`))) {
     const { heads: [head] } = await read(pieces);
     assertEquals(head.text, section);
-    assertEquals(head.reason, "\xe9");
+    assertEquals(head.phrase, "\xe9");
     assertEquals(head.fields, [["A", "b c"], ["Content-Length", "1"]]);
   }
 });
@@ -352,9 +352,9 @@ test("http_get gives what has come before it waits for more", async () => {
   };
   const writer = new BufferedWriter(take, () => {});
   const answer = {
-    head: () => Promise.resolve(),
-    output: writer,
-    body: () => writer,
+    takeHead: () => Promise.resolve(),
+    writer,
+    openBody: () => writer,
   };
   const pieces = (function* () {
     yield bytes(`${CHUNKED}2\r\nhe\r\n3\r\nllo\r\n9\r\n`);

@@ -154,6 +154,25 @@ test("http_get -o writes into a mounted file, and says so", {
   assertEquals(Deno.readTextFileSync(`${dir.path}/outside`), "hi");
 });
 
+test("http_get -o leaves no new file that is not whole, where it may write no other", async () => {
+  using dir = folder();
+  await using server = new RawServer((conn, request) => {
+    const length = request.includes("/early") ? 9 : 2;
+    return write(conn, `${OK}Content-Length: ${length}\r\n\r\nhi`);
+  });
+  const file = `${dir.path}/new`;
+  const rights = ["--allow-net", "--allow-read", `--allow-write=${file}`];
+  const command = ["run", "--no-prompt", ...rights, SCRIPT, "-so", file];
+  for (const [path, status] of [["/early", 18], ["/", 0]] as const) {
+    const args = [...command, server.url(path).href];
+    await using script = new Running(Deno.execPath(), args);
+    const { code, stderr } = await script.finish();
+    assertEquals(code, status, stderr);
+    assertEquals(dir.names(), status === 0 ? ["new"] : []);
+  }
+  assertEquals(Deno.readTextFileSync(file), "hi");
+});
+
 test(
   "http_get -o adds to a log that is open as its stderr",
   LINUX,

@@ -111,10 +111,17 @@ class BufferedReader {
       const length = this.lineLength(searched);
       if (length > 0) return length;
       searched = this.#end - this.#start;
+      await this.need(searched + 1, where);
+    }
+    throw new Failure(63, `a line of more than ${MOST_HEAD} bytes`);
+  }
+
+  /** Waits for so many bytes. Fails with status 18 or 56. */
+  async need(length: number, where: string): Promise<void> {
+    while (this.#end - this.#start < length) {
       if (await this.fill()) continue;
       throw new Failure(18, `the server closed ${where}`);
     }
-    throw new Failure(63, `a line of more than ${MOST_HEAD} bytes`);
   }
 
   /** Waits for more bytes. Returns false when the server has closed. */
@@ -301,11 +308,11 @@ async function passChunks(reader: BufferedReader, body: Sink, log?: Log) {
     const data = reader.peek(size);
     if (data.length === size && body.gather(data)) reader.skip(size);
     else await passBytes(reader, size, body);
-    const endLine = reader.lineLength() || await reader.needLine(where);
+    if (!reader.lineLength()) await reader.need(2, where); // CR LF
     if (!isLineEnd(reader, 0)) {
       throw new Failure(56, `a chunk does not end after its ${size} bytes`);
     }
-    reader.skip(endLine);
+    reader.skip(reader.lineLength());
   }
   // Trailers are not headers: nobody may rely on them.
   const trailers = await readSection(reader, "in the trailer section");

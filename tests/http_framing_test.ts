@@ -365,6 +365,17 @@ test("http_get gives what has come before it waits for more", async () => {
   await assertRejects(() => work, Failure, "8 of 9 bytes");
 });
 
+test("http_get waits for no line end where a chunk goes on too long", async () => {
+  const pieces = (function* () {
+    yield bytes(`${CHUNKED}2\r\nhi`);
+    yield bytes("XX");
+    throw new Error("it waits for more");
+  })();
+  const { failure, message } = await read(pieces);
+  assertEquals(failure, 56, message);
+  assertEquals(message, "a chunk does not end after its 2 bytes");
+});
+
 const FLOODS: [what: string, start: string, again: string, most: number][] = [
   ["a status line", "HTTP/1.1 200 ", "O", 320_000],
   ["a header line", `${OK}A: `, "b", 320_000],

@@ -173,7 +173,7 @@ test("the client says 8 when only damaged answers come", async () => {
         await delay(10);
       }
     });
-    const options = { timeout: 60 };
+    const options = { timeout: 300 };
     const { error } = await talking(server, [bytes("hello\n")], options);
     assertFailure(error, 8, /^1 line did not come back unchanged/);
   }
@@ -557,9 +557,9 @@ test("echo_udp says to whom it cannot send, and why: 56", {
 test("echo_udp asks a name over IPv4, over IPv6 with -6", {
   ignore: noNamespaces() || NO_IPV6,
 }, async () => {
-  const hosts = "printf '::1 both\\n127.0.0.1 both\\n' >/tmp/hosts";
-  const mount = `mount -t tmpfs tmpfs /tmp && ${hosts}`;
-  const bind = "mount --bind /tmp/hosts /etc/hosts";
+  const hosts = "printf '::1 both\\n127.0.0.1 both\\n' >/mnt/hosts";
+  const mount = `mount -t tmpfs tmpfs /mnt && ${hosts}`;
+  const bind = "mount --bind /mnt/hosts /etc/hosts";
   const commands = `ip link set lo up && ${mount} && ${bind}`;
   await using net = await Namespace.make(commands);
   await using server = net.script("echo_udp");

@@ -332,11 +332,22 @@ export async function serve(
   return Object.assign(server, { port });
 }
 
-/** Makes a folder Deno's cache, with the packages of npm alone in it. */
-export async function freshCache(folder: string, deno = Deno.execPath()) {
+/**
+ * Makes a folder Deno's cache, with the packages of npm alone in it, or with
+ * these folders of the cache as far as they exist.
+ */
+export async function freshCache(
+  folder: string,
+  deno = Deno.execPath(),
+  kept = (_cache: string) => ["npm"],
+) {
   const { stdout } = await new Running(deno, ["info", "--json"]).finish();
+  const { denoDir } = JSON.parse(stdout);
   const type = WINDOWS ? { type: "junction" } as const : undefined;
-  await Deno.symlink(JSON.parse(stdout).npmCache, `${folder}/npm`, type);
+  Deno.mkdirSync(`${folder}/dl`);
+  for (const path of kept(denoDir)) {
+    Deno.symlinkSync(`${denoDir}/${path}`, `${folder}/${path}`, type);
+  }
   return { DENO_DIR: folder, NO_COLOR: "1" };
 }
 

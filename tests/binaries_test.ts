@@ -165,6 +165,14 @@ test("deno task compile refuses a platform that is unknown", async () => {
   assert(!made.includes("pdp-11"));
 });
 
+test("deno task compile names a folder that it cannot make", async () => {
+  const output = Deno.makeTempFileSync({ dir: elsewhere });
+  const args = ["run", ...RIGHTS, "tools/compile.ts", "--output", output];
+  const { code, stderr } = await new Running(Deno.execPath(), args).finish();
+  const line = `compile: cannot make ${output}: file exists\n`;
+  assertEquals([code, stderr], [1, line]);
+});
+
 /** What bundling needs of Deno's cache: not the runtimes beside the bundler. */
 function withBundler(cache: string): string[] {
   const names = (path: string) =>

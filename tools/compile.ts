@@ -14,7 +14,14 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { complain, Failure, output, refuseUnknown, run } from "../utils.ts";
+import {
+  complain,
+  Failure,
+  output,
+  reason,
+  refuseUnknown,
+  run,
+} from "../utils.ts";
 
 const NET = "--allow-net"; // any host: the user names it, or a peer asks
 const NEAR = "--allow-sys=networkInterfaces"; // a server's address in the LAN
@@ -141,7 +148,9 @@ export function main(args: string[]): Promise<number> {
     }
     const usual = options.target ? `bin/${target}` : "bin";
     const wanted = options.output ?? new URL(usual, ROOT);
-    await Deno.mkdir(wanted, { recursive: true });
+    await Deno.mkdir(wanted, { recursive: true }).catch((error) => {
+      throw new Failure(1, `cannot make ${wanted}: ${reason(error)}`, error);
+    });
     const folder = await Deno.realPath(wanted);
     const scripts = Object.keys(SCRIPTS);
     // One after the other: the first one may install a bundler and a runtime.

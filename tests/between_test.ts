@@ -11,6 +11,7 @@ import {
   missing,
   random,
   receive,
+  WINDOWS,
 } from "./helpers.ts";
 import {
   reset,
@@ -295,7 +296,9 @@ test("a slow reader slows the sender down", { ignore: !LINUX }, async () => {
   assertLess(await memory() - before, 50, "megabytes more memory");
 });
 
-test("connections are relayed side by side; six have lanes", async () => {
+test("connections are relayed side by side; six have lanes", {
+  ignore: WINDOWS,
+}, async () => {
   await using dir = await temporary();
   const file = `${dir.path}/drawing.md`;
   await using server = await serve("echo_tcp");

@@ -93,7 +93,7 @@ async function serve(name: string, ...args: string[]) {
 
 /** Ends a server as Ctrl-C does. On Windows it is just ended. */
 async function end(server: Running): Promise<void> {
-  server.kill("SIGINT");
+  server.kill(WINDOWS ? "SIGTERM" : "SIGINT");
   const { code, stderr } = await server.finish();
   if (!WINDOWS) assertEquals([code, stderr], [0, ""]);
 }

@@ -6,8 +6,8 @@ import type { Report } from "../daytime.ts";
 import { apart, ask, bytesOf, cli, confined } from "./daytime_servers.ts";
 import { failure, LINE, NIST, OURS, says } from "./daytime_servers.ts";
 import { tcpServer, textOf, udpServer, WINDOWS } from "./daytime_servers.ts";
-import { missing, network, ROOT, Running, soon, start } from "./helpers.ts";
-import { test } from "./helpers.ts";
+import { missing, network, noNc, noPty, ROOT, Running } from "./helpers.ts";
+import { soon, start, test } from "./helpers.ts";
 
 const SCRIPT = new URL("daytime.ts", ROOT).href;
 
@@ -316,7 +316,7 @@ test({
 
 test({
   name: "daytime lets no server drive a terminal, and adds a line for people",
-  ignore: WINDOWS || missing("python3"),
+  ignore: noPty(),
   async fn() {
     const hostile = "\x1b]0;owned\x07noon\u009b31m \u202e\r\nnext \x08line\r\n";
     await using server = says(hostile);
@@ -353,7 +353,7 @@ test("daytime needs only the permissions of its first line, and ends at once", a
 
 test({
   name: "daytime reads what nc serves",
-  ignore: missing("nc"),
+  ignore: noNc(),
   async fn() {
     await using nc = new Running("nc", ["-l", "-v", "-N", "127.0.0.1", "0"]);
     const [, port] = await nc.until(/Listening on \S+ (\d+)/i, "stderr");

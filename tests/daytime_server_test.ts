@@ -7,10 +7,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import { parseDaytime, serve } from "../daytime.ts";
 import { address, apart, ask, bytesOf, confined } from "./daytime_servers.ts";
 import { LINE, textOf, WINDOWS } from "./daytime_servers.ts";
-import { missing, repeat, ROOT, run, Running, soon } from "./helpers.ts";
-import { serve as serveProcess, test } from "./helpers.ts";
-
-const TERMINATE = WINDOWS ? "SIGBREAK" : "SIGTERM";
+import { missing, noNc, repeat, ROOT, run, Running } from "./helpers.ts";
+import { serve as serveProcess, soon, test } from "./helpers.ts";
 
 /** The server on loopback, without a process. */
 function serving(given?: Deno.DatagramConn) {
@@ -262,7 +260,9 @@ test("daytime --serve goes on when an answer cannot be sent", async () => {
   assertLessOrEqual(lines.length, 6);
 });
 
-test("daytime --serve does not let a flood into its log", async () => {
+test("daytime --serve does not let a flood into its log", {
+  ignore: WINDOWS,
+}, async () => {
   await using server = await serveProcess("daytime", ["-s"]);
   using client = peer();
   const started = performance.now();
@@ -273,7 +273,7 @@ test("daytime --serve does not let a flood into its log", async () => {
     answers += 50;
   }
   const seconds = Math.ceil((performance.now() - started) / 1000);
-  server.kill(TERMINATE);
+  server.kill();
   const { stdout } = await server.finish();
   const lines = stdout.match(/^udp /gm) ?? [];
   assertGreaterOrEqual(lines.length, 100);
@@ -309,7 +309,9 @@ test("daytime --serve ends while clients hold on to their connections", async ()
   assertLessOrEqual(performance.now() - started, 5000);
 });
 
-test("daytime --serve says where it listens, who came, and how many", async () => {
+test("daytime --serve says where it listens, who came, and how many", {
+  ignore: WINDOWS,
+}, async () => {
   await using server = await serveProcess("daytime", ["-s"]);
   const { port } = server;
   assertMatch(server.stdout, /^listening on tcp:\/\/\[::\]:\d+\n/);
@@ -322,13 +324,15 @@ test("daytime --serve says where it listens, who came, and how many", async () =
   }
   await server.until(/^udp \[::1\]:\d+ \d+ bytes in \d\.\d{3} s$/m);
   await server.until(/^tcp 127\.0\.0\.1:\d+ \d+ bytes in \d\.\d{3} s$/m);
-  server.kill(TERMINATE);
+  server.kill();
   const { code, stdout, stderr } = await server.finish();
   assertEquals([code, stderr], [0, ""]);
   assertMatch(stdout, /\nserved 2 over TCP, 2 over UDP\n$/);
 });
 
-test("daytime --serve -q prints one line; -v shows each exchange", async () => {
+test("daytime --serve -q prints one line; -v shows each exchange", {
+  ignore: WINDOWS,
+}, async () => {
   const args = ["--serve", "-q", "-v", "--host", "127.0.0.1"];
   await using server = await serveProcess("daytime", args);
   const { port } = server;
@@ -384,7 +388,7 @@ test("daytime --serve --port 0 finds a port free for TCP and UDP", async () => {
 
 test({
   name: "nc reads our server, over TCP with and without input, and over UDP",
-  ignore: missing("nc"),
+  ignore: noNc(),
   async fn() {
     await using server = serving();
     const cases = [["", []], ["what time is it?\n", []], ["\n", ["-u"]]];

@@ -670,7 +670,7 @@ while True:
 `;
 
 test("echo_udp finds that a lab sheet's server cuts what is long", {
-  ignore: NO_IPV6 || missing("python3"),
+  ignore: WINDOWS || NO_IPV6 || missing("python3"),
 }, async () => {
   await using server = new Running("python3", ["-c", LAB_SHEET]);
   const [, port] = await server.until(/port (\d+)\n/);

@@ -11,9 +11,10 @@ import {
 import { setTimeout as delay } from "node:timers/promises";
 import { echo, main, serve, type ServeOptions } from "../echo_udp.ts";
 import { assertSame, barred, bytes, captured, LINUX } from "./helpers.ts";
-import { missing, Namespace, noNamespaces, pipe, random } from "./helpers.ts";
-import { repeat, ROOT, Running, serve as serveProcess } from "./helpers.ts";
-import { soon, temporary, test, text, WINDOWS } from "./helpers.ts";
+import { missing, Namespace, noNamespaces, noNc, pipe } from "./helpers.ts";
+import { random, repeat, ROOT, Running } from "./helpers.ts";
+import { serve as serveProcess, soon, temporary } from "./helpers.ts";
+import { test, text, WINDOWS } from "./helpers.ts";
 import { at, Peer, withoutIPv6 } from "./udp_peers.ts";
 
 const NO_IPV6 = withoutIPv6();
@@ -451,7 +452,9 @@ test("echo_udp --seed loses the same ones again, another seed others", async () 
   assertNotEquals(await answered({ lose: 30, seed: 8 }), first);
 });
 
-test("echo_udp takes --lose and --seed, and is seen to lose by its client", async () => {
+test("echo_udp takes --lose and --seed, and is seen to lose by its client", {
+  ignore: WINDOWS,
+}, async () => {
   const args = ["--host", "127.0.0.1", "--lose", "50", "--seed", "5", "-v"];
   const summaries: string[] = [];
   for (let i = 0; i < 2; i++) {
@@ -688,7 +691,7 @@ const TOOLS: Record<string, (port: number) => string[]> = {
 
 for (const [tool, args] of Object.entries(TOOLS)) {
   test(`a conversation goes through ${tool} to echo_udp and back`, {
-    ignore: missing(tool),
+    ignore: tool === "nc" ? noNc() : missing(tool),
   }, async () => {
     await using server = new Local();
     await using client = new Running(tool, args(server.port));

@@ -17,6 +17,7 @@ export const ROOT = new URL("..", import.meta.url);
 const ROOT_PATH = `${import.meta.dirname}/..`;
 
 export const LINUX = Deno.build.os === "linux";
+/** Where a signal just ends a process, and where :: takes no IPv4. */
 export const WINDOWS = Deno.build.os === "windows";
 
 /** How long a test waits for an event, in seconds. */
@@ -377,6 +378,21 @@ export function barred(program: string, ...args: string[]): boolean {
 export function noNamespaces(): boolean {
   return !LINUX || missing("ip") || missing("nsenter") ||
     barred("unshare", "-n", "true");
+}
+
+/** Whether there is no nc, or another one than OpenBSD's: for `ignore`. */
+export function noNc(): boolean {
+  return missing("nc") || barred("sh", "-c", "nc -h 2>&1 | grep -q OpenBSD");
+}
+
+/** Whether no bash can run Deno, as WSL's cannot: for `ignore`. */
+export function noBash(): boolean {
+  return barred("bash", "-c", '[ -x "$0" ]', Deno.execPath());
+}
+
+/** Whether python3 can make no terminal, as on Windows: for `ignore`. */
+export function noPty(): boolean {
+  return barred("python3", "-c", "import pty");
 }
 
 /** Shell commands that give a network namespace an interface: one of a pair. */

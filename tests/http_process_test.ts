@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertLess } from "jsr:@std/assert@^1";
 import { assertMatch } from "jsr:@std/assert@^1";
-import { missing, ROOT, run, Running, start, test } from "./helpers.ts";
+import { missing, noPty, ROOT, run, Running, start, test } from "./helpers.ts";
 import { bytes, checksum, compress, folder, hold } from "./http_servers.ts";
 import { random, RawServer, write } from "./http_servers.ts";
 
@@ -8,7 +8,7 @@ const OK = "HTTP/1.1 200 OK\r\n";
 const HI = `${OK}Content-Length: 2\r\n\r\nhi`;
 const UNIX = { ignore: Deno.build.os === "windows" };
 const LINUX = { ignore: Deno.build.os !== "linux" };
-const TERMINAL = { ignore: missing("python3") };
+const TERMINAL = { ignore: noPty() };
 const ERASE = "\x1b[K"; // to the end of the line
 const SCRIPT = new URL("http_get.ts", ROOT).pathname;
 const COMMAND = [Deno.execPath(), "run", "-A", "--no-prompt", SCRIPT];
@@ -182,7 +182,9 @@ test(
 
 const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 for (const [signal, status] of Object.entries(SIGNALS)) {
-  test(`http_get -o leaves nothing behind at ${signal}`, UNIX, async () => {
+  // Without /proc, one that has no terminal goes on at SIGHUP.
+  const where = signal === "SIGHUP" ? LINUX : UNIX;
+  test(`http_get -o leaves nothing behind at ${signal}`, where, async () => {
     using dir = folder();
     const { server, sent } = stalling();
     await using _ = server;
@@ -282,7 +284,7 @@ test("http_get says 23 when it cannot write its output", LINUX, async () => {
 });
 
 test("http_get waits for a pipe without a reader until the time is over", {
-  ignore: missing("mkfifo"),
+  ignore: UNIX.ignore || missing("mkfifo"),
 }, async () => {
   using dir = folder();
   await using server = new RawServer(HI);

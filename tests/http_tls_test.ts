@@ -16,10 +16,11 @@ class Authority implements Disposable {
       this.#path("conf"),
       `[ca]\ndefault_ca=d\n[d]\ndatabase=${
         this.#path("index")
-      }\nnew_certs_dir=${this.#dir.path}\nrand_serial=yes\n` +
+      }\nnew_certs_dir=${this.#path(".")}\nserial=${this.#path("serial")}\n` +
         "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n[req]\ndistinguished_name=p\n",
     );
     Deno.writeTextFileSync(this.#path("index"), "");
+    Deno.writeTextFileSync(this.#path("serial"), "01\n");
     this.#openssl(
       "req -x509 -days 9 -subj /CN=authority -addext basicConstraints=critical,CA:TRUE",
       "ca",
@@ -44,11 +45,12 @@ class Authority implements Disposable {
     );
   }
   #path(name: string): string {
-    return `${this.#dir.path}/${name}`;
+    // In a file for openssl, backslashes would be escapes.
+    return `${this.#dir.path}/${name}`.replaceAll("\\", "/");
   }
   #openssl(command: string, name: string, output = "pem") {
     const key = command.startsWith("req")
-      ? "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -keyout"
+      ? "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout"
       : "-keyfile";
     const args = `${command} -config ${this.#path("conf")} ${key} ${
       this.#path(output ? `${name}.key` : "ca.key")

@@ -19,8 +19,8 @@ import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
 import { limited, listen, listenUdp, type Log, log } from "./utils.ts";
 import { needsUnstableNet, openUdp, output, parsePort } from "./utils.ts";
 import { parseSeconds, parseTarget, reason, refuse } from "./utils.ts";
-import { refuseUnknown, run } from "./utils.ts";
-import { type Target, timeLimit, type Trace, writeAll } from "./utils.ts";
+import { refuseUnknown, run, type Target, timeLimit } from "./utils.ts";
+import { type Trace, writeAll } from "./utils.ts";
 
 const DAYTIME = 13; // the port of RFC 867
 const PORT = 1313; // ours: ports below 1024 need more rights
@@ -422,7 +422,9 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const others = [...CLIENT, "udp", "json", "raw", "ipv4", "ipv6"];
   refuse(options, others, "is a client option: leave out --serve");
   const { quiet, host, _: [word] } = options;
-  if (word) throw new Failure(2, `--serve takes no HOST: "${word}"`);
+  if (word !== undefined) {
+    throw new Failure(2, `--serve takes no HOST: "${word}"`);
+  }
   const port = parsePort(options.port ?? `${PORT}`);
   const { listener, socket } = openPort(port, host);
   await announce(listener.addr, quiet);
@@ -448,9 +450,11 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   else await output(`${answer.text}\n${inWords(answer)}\n`);
 }
 
-/** Ends lines as Unix does, and keeps all other bytes. */
+/** Ends lines as Unix does; NIST's empty first line goes. Other bytes stay. */
 function toLines(bytes: Uint8Array): Uint8Array {
-  const lines = bytes.filter((byte, i) => byte !== 13 || bytes[i + 1] !== 10);
+  const start = bytes.findIndex((byte) => byte !== 13 && byte !== 10);
+  const lines = bytes.slice(start)
+    .filter((byte, i, all) => byte !== 13 || all[i + 1] !== 10);
   return lines.at(-1) === 10 ? lines : Uint8Array.of(...lines, 10);
 }
 

@@ -17,11 +17,11 @@
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
 import { aborted, accept, announce, connect, counted, delay } from "./utils.ts";
-import { Failure, formatAddress, limited, listen, type Log } from "./utils.ts";
-import { log, needsUnstableNet, output, parseNumber } from "./utils.ts";
+import { Failure, formatAddress, limited, listen, log } from "./utils.ts";
+import { type Log, needsUnstableNet, output, parseNumber } from "./utils.ts";
 import { parsePort, parseSeconds, parseTarget, reason } from "./utils.ts";
-import { refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
-import { timeLimit, type Trace, writeAll } from "./utils.ts";
+import { refuse, refuseUnknown, rounded, RoundTrips, run } from "./utils.ts";
+import { standardInput, timeLimit, type Trace, writeAll } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 16 * 1024 * 1024; // bytes of a round trip
@@ -185,7 +185,7 @@ type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 /** The options of {@linkcode talk}. `timeout` is milliseconds. */
 export interface TalkOptions {
   conn: Stream;
-  input: ReadableStream<Uint8Array>;
+  input: AsyncIterable<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   timeout: number;
 }
@@ -309,7 +309,7 @@ async function roundTrip(conn: Stream, message: Uint8Array, timeout: number) {
   } finally {
     clearTimeout(timer);
   }
-  const milliseconds = performance.now() - started;
+  const milliseconds = rounded(performance.now() - started);
   if (answer.every((byte, i) => byte === message[i])) return milliseconds;
   throw new Failure(8, "the answer differs from what was sent");
 }
@@ -347,7 +347,8 @@ function parse(args: string[]) {
   return parseArgs(args, {
     string: ["_", ...SERVER, ...CLIENT],
     boolean: [
-      "help", "version", "verbose", "quiet", "reuse-port", "json", "ipv4", "ipv6",
+      "help", "version", "verbose", "quiet", "reuse-port", "json",
+      "ipv4", "ipv6",
     ],
     collect: ["verbose"],
     alias: {
@@ -394,7 +395,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   using socket = await connect({ ...target, signal: limit, trace });
   const conn = trace ? trace.stream(socket) : socket;
   if (count === 0) {
-    const input = Deno.stdin.readable;
+    const input = standardInput();
     const talking = talk({ conn, input, output, timeout });
     return await Promise.race([talking, aborted(signal)]);
   }
@@ -411,7 +412,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     const pinging = ping({ conn, count, size, ...rest });
     await Promise.race([pinging, aborted(signal)]);
   } finally {
-    await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
+    const summing = output(`${options.json ? JSON.stringify(trips) : trips}\n`);
+    await Promise.race([summing, signal.aborted ? delay(500) : summing]);
   }
 }
 

@@ -16,12 +16,13 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { aborted, announce, counted, delay, type UdpClient } from "./utils.ts";
-import { Failure, formatAddress, isClosed, isSuspect } from "./utils.ts";
-import { limited, listenUdp, type Log, log, openUdp, output } from "./utils.ts";
+import { aborted, announce, counted, delay, Failure } from "./utils.ts";
+import { formatAddress, isClosed, isSuspect, limited } from "./utils.ts";
+import { listenUdp, type Log, log, openUdp, output } from "./utils.ts";
 import { parseNumber, parsePort, parseSeconds, parseTarget } from "./utils.ts";
-import { reason, refuse, refuseUnknown, RoundTrips, run } from "./utils.ts";
-import { timeLimit, type Trace, type UdpSocket } from "./utils.ts";
+import { reason, refuse, refuseUnknown, rounded, RoundTrips } from "./utils.ts";
+import { run, standardInput, timeLimit, type Trace } from "./utils.ts";
+import type { UdpClient, UdpSocket } from "./utils.ts";
 
 const PORT = 7777; // RFC 862 says 7, but ports below 1024 may need root
 const LARGEST = 65_507; // bytes of payload in an IPv4 packet
@@ -163,7 +164,7 @@ async function drain(total: Traffic): Promise<void> {
 
 /** The options of {@linkcode talk}. `timeout` is milliseconds. */
 export interface TalkOptions extends UdpClient {
-  input: ReadableStream<Uint8Array>;
+  input: AsyncIterable<Uint8Array>;
   output: (bytes: Uint8Array) => Promise<void>;
   timeout: number;
 }
@@ -236,7 +237,7 @@ async function receiveEchoes(options: TalkOptions, exchange: Exchange) {
 }
 
 /** Cuts the input into lines. One that no datagram holds becomes several. */
-async function* lines(input: ReadableStream<Uint8Array>) {
+async function* lines(input: AsyncIterable<Uint8Array>) {
   let line: number[] = [];
   for await (const bytes of input) {
     for (const byte of bytes) {
@@ -336,7 +337,7 @@ async function receiveProbes(options: PingOptions, flight: Flight) {
     const text = latin1.decode(answer);
     const seq = parseInt(text, 36);
     const isProbe = seq in flight.sent && text === probe(seq, size);
-    const milliseconds = now - flight.sent[seq];
+    const milliseconds = rounded(now - flight.sent[seq]);
     let oddity = "";
     if (!isProbe) oddity = "damaged";
     else if (returned[seq]) oddity = "duplicate";
@@ -428,7 +429,7 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
   const limit = timeLimit(timeout, signal);
   const { socket, to } = await openUdp({ ...target, signal: limit, trace });
   if (count === 0) {
-    const input = Deno.stdin.readable;
+    const input = standardInput();
     const talking = talk({ socket, to, input, output, timeout });
     return await Promise.race([talking, aborted(signal)]);
   }
@@ -445,7 +446,8 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     const pinging = ping({ socket, to, count, size, ...rest });
     await Promise.race([pinging, aborted(signal)]);
   } finally {
-    await output(`${options.json ? JSON.stringify(trips) : trips}\n`);
+    const summing = output(`${options.json ? JSON.stringify(trips) : trips}\n`);
+    await Promise.race([summing, signal.aborted ? delay(500) : summing]);
   }
 }
 

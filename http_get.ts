@@ -19,10 +19,11 @@
  * @module
  */
 import { parseArgs } from "jsr:@std/cli@^1/parse-args";
-import { aborted, complain, connect, counted, Failure } from "./utils.ts";
-import { type Log, output, parseFamily, parseNumber } from "./utils.ts";
-import { parseSeconds, reason, refuseUnknown, run } from "./utils.ts";
-import { screen, timeLimit, type Trace, VERSION, writeAll } from "./utils.ts";
+import { aborted, complain, connect, counted, delay } from "./utils.ts";
+import { Failure, hostOf, type Log, output, parseFamily } from "./utils.ts";
+import { parseNumber, parseSeconds, reason, refuseUnknown } from "./utils.ts";
+import { run, screen, timeLimit, type Trace, VERSION } from "./utils.ts";
+import { writeAll } from "./utils.ts";
 
 const MOST_HEAD = 300 * 1024; // bytes of a header section: memory is finite
 const CR = 13;
@@ -42,6 +43,7 @@ export async function get(
   const reader = new BufferedReader(conn, answer.writer);
   let head: Head;
   do {
+    await breathe();
     head = await readHead(reader);
     await answer.takeHead(head);
   } while (head.status < 200); // such as 100 Continue: the real answer follows
@@ -52,6 +54,15 @@ export async function get(
   if (framing.isChunked) await passChunks(reader, body, answer.log);
   else await passBytes(reader, framing.length, body);
   await body.end();
+}
+
+let breath = 0; // when timers and signals last had their turn
+
+/** Lets timers and signals run: what need not be waited for starves them. */
+async function breathe(): Promise<void> {
+  if (performance.now() - breath < 50) return;
+  await delay(0);
+  breath = performance.now();
 }
 
 type Field = [name: string, value: string];
@@ -105,7 +116,7 @@ class BufferedReader {
     return index < this.#end ? index + 1 - this.#start : 0;
   }
 
-  /** Waits for a line, and returns its length. Fails with status 18, 56 or 63. */
+  /** Waits for a line, returns its length. Fails with status 18, 56 or 63. */
   async needLine(where: string): Promise<number> {
     for (let searched = 0; searched < MOST_HEAD;) {
       const length = this.lineLength(searched);
@@ -267,7 +278,8 @@ export function frame(method: string, head: Head): Framing {
   const length = /^\d+$/.test(lengths[0]) ? Number(lengths[0]) : NaN;
   const areSame = new Set(lengths).size === 1;
   if (areSame && length <= Number.MAX_SAFE_INTEGER) {
-    return { length, why: `${length} bytes, by Content-Length (${RULE} 6)` };
+    const size = counted(length, "byte");
+    return { length, why: `${size}, by Content-Length (${RULE} 6)` };
   }
   const given = quote(`Content-Length: ${lengths.join(", ")}`);
   throw new Failure(8, `${given} is not a length (${RULE} 5)`);
@@ -286,7 +298,7 @@ async function passBytes(
     left -= bytes.length;
     if (left === 0 || await reader.fill()) continue;
     if (size < Infinity) {
-      const missing = `${left} of ${size} bytes still to come`;
+      const missing = `${left} of ${counted(size, "byte")} still to come`;
       throw new Failure(18, `the server closed with ${missing}`);
     }
     if (!reader.isCut) return;
@@ -310,7 +322,8 @@ async function passChunks(reader: BufferedReader, body: Sink, log?: Log) {
     else await passBytes(reader, size, body);
     if (!reader.lineLength()) await reader.need(2, where); // CR LF
     if (!isLineEnd(reader, 0)) {
-      throw new Failure(56, `a chunk does not end after its ${size} bytes`);
+      const chunk = counted(size, "byte");
+      throw new Failure(56, `a chunk does not end after its ${chunk}`);
     }
     reader.skip(reader.lineLength());
   }
@@ -422,6 +435,7 @@ class Decoder implements Sink {
       // One byte can decode to a thousand: short slices bound the memory.
       const slice = bytes.subarray(start, start + 8192);
       await new Promise((resolve) => engine.write(slice, resolve));
+      await breathe();
       start += engine.bytesWritten - before;
       const error: Error & { code?: string } | null = engine.errored;
       // A gzip body may go on with another member: RFC 1952 2.2.
@@ -641,7 +655,7 @@ function authorization({ username, password }: URL): string | undefined {
 /** Connects, with TLS for https. Throws a {@linkcode Failure}. */
 async function openSocket(url: URL, options: Options) {
   const isSecure = url.protocol === "https:";
-  const hostname = url.hostname.replace(/^\[|\]$/g, "");
+  const hostname = hostOf(url);
   const port = Number(url.port || (isSecure ? 443 : 80));
   const { family, caCerts, signal, trace } = options;
   const tcp = await connect({ hostname, port, family, signal, trace });
@@ -902,8 +916,11 @@ examples: http_get -iL example.com     with headers, following redirects
 `;
 
 function parse(args: string[]) {
-  // parseArgs reads a.b as a nested option.
-  const plain = args.map((arg) => arg === "--http1.0" ? "-0" : arg);
+  // parseArgs reads a.b as a nested option, and takes no - for a value.
+  const plain = args.map((arg, i) => {
+    if (arg === "--http1.0") return "-0";
+    return arg === "-" && args[i - 1] === "--output" ? "/dev/stdout" : arg;
+  });
   // deno-fmt-ignore
   return parseArgs(plain, {
     string: [

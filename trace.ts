@@ -180,7 +180,9 @@ class TracedStream {
   async read(buffer: Uint8Array): Promise<number | null> {
     const n = await this.conn.read(buffer).catch((error) => this.#fail(error));
     if (n !== null) this.trace.data("<", buffer.subarray(0, n));
-    else this.trace.tcp("half-closed by the peer", "<FIN");
+    else if (this.#end !== "RST") {
+      this.trace.tcp("half-closed by the peer", "<FIN");
+    }
     return n;
   }
 

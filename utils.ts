@@ -90,6 +90,15 @@ export function printable(text: string): string {
 
 /** What is known of the terminal: whether its cursor is within a line. */
 export const screen = { midLine: false };
+
+/** What is typed, or piped in. */
+export async function* standardInput(): AsyncGenerator<Uint8Array> {
+  for await (const bytes of Deno.stdin.readable) {
+    if (Deno.stdin.isTerminal()) screen.midLine = bytes.at(-1) !== 10;
+    yield bytes;
+  }
+}
+
 const decoder = new TextDecoder(); // a character may come in two pieces
 
 /**
@@ -207,8 +216,6 @@ export function parsePort(text: string): number {
   throw new Failure(2, `"${text}" is not a port: ${range}`);
 }
 
-const MAPPED = /^\[?::ffff:(\d+\.[\d.]+)(\]|$)/i; // IPv4 in IPv6 (RFC 4291)
-
 /** Reads -4 and -6. Fails with status 2 for both. */
 export function parseFamily({ ipv4, ipv6 }: Given): 4 | 6 | undefined {
   if (ipv4 && ipv6) throw new Failure(2, "-4 and -6 cannot be combined");
@@ -216,28 +223,36 @@ export function parseFamily({ ipv4, ipv6 }: Given): 4 | 6 | undefined {
   return ipv6 ? 6 : undefined;
 }
 
+/** A URL's host without brackets; an IPv4-mapped address as IPv4. */
+export function hostOf({ hostname }: URL): string {
+  // A URL writes ::ffff:127.0.0.1 as ::ffff:7f00:1.
+  const mapped = hostname.match(/^\[::ffff:(\w+):(\w+)\]$/)?.slice(1);
+  if (!mapped) return hostname.replace(/^\[|\]$/g, "");
+  const [high, low] = mapped.map((digits) => parseInt(digits, 16));
+  return new URL(`ws://${high * 65_536 + low}`).hostname;
+}
+
 /** Reads HOST [PORT] or HOST:PORT, -4 and -6. Fails with status 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
-  const [word, ...words] = given._.map(String);
-  const text = word.replace(MAPPED, "$1");
+  const [text, ...words] = given._.map(String);
   const isIPv6 = URL.canParse(`ws://[${text}]`);
   // Else, what follows the last colon is a port.
   const parts = isIPv6 ? [`[${text}]`] : text.split(/:(?=[^:\]]*$)/);
   const [host, port = `${usual}`, more] = [...parts, ...words];
-  if (more !== undefined) throw new Failure(2, `unexpected argument "${more}"`);
   // A URL knows what a host is. But it can hold more, and takes 5 for 0.0.0.5.
   const url = URL.parse(`ws://${host}`);
   const isOdd = /^\d*$|^[^[]*:|[/?#@\\\s]/.test(host);
   if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
+  if (more !== undefined) throw new Failure(2, `unexpected argument "${more}"`);
   const number = parsePort(port);
   if (number === 0) throw new Failure(2, "nobody listens on port 0");
-  const hostname = url.hostname.replace(/^\[|\]$/g, "");
-  return { hostname, port: number, family: parseFamily(given) };
+  return { hostname: hostOf(url), port: number, family: parseFamily(given) };
 }
 
 /** Formats an address: `127.0.0.1:7777`, `[::1]:7777`. */
 export function formatAddress(at: { hostname: string; port: number }): string {
-  const hostname = at.hostname.replace(MAPPED, "$1");
+  // The system writes an IPv4 peer of an IPv6 socket so (RFC 4291).
+  const hostname = at.hostname.replace(/^::ffff:(?=[\d.]+$)/, "");
   return hostname.includes(":")
     ? `[${hostname}]:${at.port}`
     : `${hostname}:${at.port}`;
@@ -424,6 +439,11 @@ export function isSuspect(
   return isServer || isMulticast || isBroadcast;
 }
 
+/** Rounds milliseconds to three digits, so that all that is printed agrees. */
+export function rounded(milliseconds = NaN): number {
+  return Number(milliseconds.toFixed(3)); // in JSON, NaN becomes null
+}
+
 /** Round trips, summed up as ping(8) does. Times are milliseconds. */
 export class RoundTrips {
   sent = 0;
@@ -435,7 +455,6 @@ export class RoundTrips {
     const { sent, odd } = this;
     const times = this.times.toSorted((a, b) => a - b);
     const received = times.length;
-    const rounded = (value = NaN) => Number(value.toFixed(3)); // NaN: null
     const percentile = (percent: number) =>
       rounded(times[Math.ceil(percent * received / 100) - 1]);
     const mean = (values: number[]) =>
@@ -446,7 +465,7 @@ export class RoundTrips {
       sent,
       received,
       ...odd,
-      // Six digits, as ping(8) has them: a loss is not shown as none, or as all.
+      // Six digits, as ping(8) has: a loss is not shown as none, or as all.
       lossPercent: sent
         ? Number((100 * (1 - received / sent)).toPrecision(6))
         : 0,
@@ -509,7 +528,7 @@ export async function run<T extends Options>(
   let status = 0;
   try {
     const options = parse(args);
-    checkValues(options, parse([]));
+    checkValues(args, options, parse([]));
     if (options.help) await output(usage);
     else if (options.version) await output(`${name} ${VERSION}\n`);
     else {
@@ -530,23 +549,24 @@ export async function run<T extends Options>(
   return status;
 }
 
-/** Refuses `--port=`, and `-qp80`: parseArgs takes p80 for a value of -q. */
-function checkValues(options: object, usual: object): void {
-  // What parseArgs gives as false by itself is a flag.
-  const flags = Object.entries(usual).filter(([, value]) => value === false);
-  const names = ["verbose", ...flags.map(([name]) => name)];
+/** Refuses `--port=` and `--quiet=no`, and `-qp80`, which is a value of -q. */
+function checkValues(args: string[], options: object, usual: object): void {
+  const unset = new Map<string, unknown>(Object.entries(usual));
   for (const [name, value] of Object.entries(options)) {
     if (name.length === 1) continue; // a letter, or `_`
     if (value === "") throw new Failure(2, `--${name} needs a value`);
-    const odd = [value].flat().find((each) => typeof each !== "boolean");
-    const isOdd = odd !== undefined && names.includes(name);
-    if (isOdd) throw new Failure(2, `--${name} takes no value: "${odd}"`);
+    // What parseArgs makes false by itself is a flag.
+    if (name !== "verbose" && unset.get(name) !== false) continue;
+    const isOdd = [value].flat().some((each) => typeof each !== "boolean");
+    if (isOdd || args.some((arg) => arg.startsWith(`--${name}=`))) {
+      throw new Failure(2, `--${name} takes no value`);
+    }
   }
 }
 
 /** Aborts on Ctrl-C and its like. A second one ends the program at once. */
 function abortOnSignals(stop: AbortController): Disposable {
-  // Before the first listener, whichever its signal: Deno then takes SIGHUP over.
+  // Before any listener: with the first, Deno takes over SIGHUP, too.
   const ignoresHangup = isHangupIgnored();
   const signals = new DisposableStack();
   let first = Infinity;

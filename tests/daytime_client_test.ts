@@ -200,7 +200,7 @@ test("daytime refuses a bad command line, before anything is sent", async () => 
 test("daytime ends lines as Unix does in a pipe; --raw leaves them", async () => {
   const lines = {
     [OURS]: OURS.replace("\r", ""),
-    [NIST]: NIST,
+    [NIST]: NIST.trimStart(),
     "no line end": "no line end\n",
     "\x1b[2J\x07 caf\u00e9\r\n\r\n": "\x1b[2J\x07 caf\u00e9\n\n",
     "two\r\nlines\r, or three\n": "two\nlines\r, or three\n",

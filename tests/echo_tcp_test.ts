@@ -525,6 +525,11 @@ test("echo_tcp -c prints a line each and a summary, as ping does", async () => {
   assertEquals(lines.slice(0, 4), [...seq, "3 sent, 3 received, 0% loss"]);
   const times = /^min\/avg\/max\/mdev = (\d+\.\d\d\/){3}\d+\.\d\d ms$/;
   assertMatch(lines[4], times);
+  for (let i = 0; i < 20; i++) { // what is printed twice is the same twice
+    const { out } = await command(at, "-c", "1");
+    const [, time] = out.match(/time=(\S+)/)!;
+    assertStringIncludes(out, `= ${time}/${time}/${time}/0.00 ms`);
+  }
   const many = await command(at, "-c", "20", "-i", "0");
   const percentiles = /\np50\/p90\/p99 = (\d+\.\d\d\/){2}\d+\.\d\d ms\n$/;
   assertMatch(many.out, percentiles);
@@ -795,6 +800,17 @@ test("Ctrl-C ends a client whose output nobody takes", {
     before = sent;
     await delay(200); // until nothing moves any more
   }
+  child.kill("SIGINT");
+  assertEquals(await ended(), { code: 130, stderr: "" });
+});
+
+test("Ctrl-C ends round trips whose lines nobody takes", {
+  ignore: !LINUX,
+}, async () => {
+  await using server = new Local();
+  const at = `127.0.0.1:${server.port}`;
+  const { child, ended } = await unread(at, "-c", "1000000", "-i", "0");
+  await delay(2000); // until the pipe is full
   child.kill("SIGINT");
   assertEquals(await ended(), { code: 130, stderr: "" });
 });

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertLess } from "jsr:@std/assert@^1";
 import { constants, unzipSync } from "node:zlib";
-import type { Options } from "../http_get.ts";
+import { Answer, get, type Options } from "../http_get.ts";
 import { bytes, checksum, collect, compress } from "./http_servers.ts";
 import { random, RawServer, text, write } from "./http_servers.ts";
 import { test } from "./helpers.ts";
@@ -131,6 +131,32 @@ test("http_get takes several gzip members for one body, however they come", asyn
     const got = await collect({ url: server.url(), compressed: true });
     assertEquals(got, { ...PLAIN, body }, `cut after ${end} bytes`);
   }
+});
+
+test("http_get lets timers and signals run while members come without end", async () => {
+  let isOver = false;
+  setTimeout(() => isOver = true, 300);
+  const header = "Content-Encoding: gzip\r\n\r\n";
+  const pieces = [bytes(OK + header)];
+  const conn = {
+    write: (bytes: Uint8Array) => Promise.resolve(bytes.length),
+    read(buffer: Uint8Array) {
+      const piece = pieces.pop() ?? bytes(text(gzip).repeat(1000));
+      buffer.set(piece);
+      pieces.length = 0;
+      reads++;
+      return Promise.resolve(isOver || reads > 50 ? null : piece.length);
+    },
+  };
+  let reads = 0;
+  const options = {
+    url: new URL("http://a"),
+    compressed: true,
+    write: () => Promise.resolve(),
+    signal: new AbortController().signal,
+  };
+  await get(conn, "GET / HTTP/1.1\r\n\r\n", new Answer(options, () => {}));
+  assert(isOver, `${reads} reads, and the timer has not run`);
 });
 
 test("http_get gives all that is good before it refuses what follows a body", async () => {

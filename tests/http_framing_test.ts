@@ -376,6 +376,18 @@ test("http_get waits for no line end where a chunk goes on too long", async () =
   assertEquals(message, "a chunk does not end after its 2 bytes");
 });
 
+test("http_get lets timers and signals run while answers come without end", async () => {
+  let isOver = false;
+  setTimeout(() => isOver = true, 100);
+  const pieces = (function* () {
+    for (let n = 0; n < 300_000 && !isOver; n++) {
+      yield bytes("HTTP/1.1 100 C\r\n\r\n");
+    }
+  })();
+  const { failure } = await read(pieces);
+  assertEquals([failure, isOver], [52, true]);
+});
+
 const FLOODS: [what: string, start: string, again: string, most: number][] = [
   ["a status line", "HTTP/1.1 200 ", "O", 320_000],
   ["a header line", `${OK}A: `, "b", 320_000],

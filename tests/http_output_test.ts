@@ -157,6 +157,14 @@ test("http_get -o writes into a mounted file, and says so", {
   assertEquals(Deno.readTextFileSync(`${dir.path}/outside`), "hi");
 });
 
+test("http_get -o - is stdout, however it is written", async () => {
+  await using server = new RawServer(HI);
+  for (const option of [["-o", "-"], ["--output", "-"], ["--output=-"]]) {
+    const { stdout } = await run("http_get", [...option, server.url().href]);
+    assertEquals(stdout, "hi", option.join(" "));
+  }
+});
+
 test("http_get -o leaves no new file that is not whole, where it may write no other", async () => {
   using dir = folder();
   await using server = new RawServer((conn, request) => {

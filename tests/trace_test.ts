@@ -465,6 +465,13 @@ const SCENES: Record<string, (draw: Draw) => Promise<void>> = {
     assertMatch(seen.notes.join("\n"), INFERRED);
   },
 
+  async "echo_tcp: a reset among round trips is no FIN"(draw) {
+    await using server = await serveResets();
+    const seen = await draw("echo_tcp", [server.at, "-v", "-c", "3"]);
+    assertEquals(from("<", seen), ["< dashed SYN, ACK", "< dashed RST"]);
+    assert(!seen.stderr.includes("half-closed"), seen.stderr);
+  },
+
   async "echo_tcp: round trips have times, and no payload"(draw) {
     await using server = await serve("echo_tcp");
     const args = [`127.0.0.1:${server.port}`, "-c", "3", "-i", "0"];

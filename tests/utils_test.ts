@@ -11,7 +11,8 @@ import { accept, announce, connect, delay, Failure } from "../utils.ts";
 import { formatAddress, limited, listen, log, output } from "../utils.ts";
 import { parseNumber, parsePort, parseSeconds, parseTarget } from "../utils.ts";
 import { printable, reason, refuse, refuseUnknown } from "../utils.ts";
-import { resolve, RoundTrips, run, timeLimit, writeAll } from "../utils.ts";
+import { resolve, RoundTrips, run, screen, standardInput } from "../utils.ts";
+import { timeLimit, writeAll } from "../utils.ts";
 import { captured, LINUX, missing, repeat, ROOT, Running } from "./helpers.ts";
 import { soon, test, text, unusedPort, WINDOWS } from "./helpers.ts";
 
@@ -144,6 +145,20 @@ test("a log that is limited tells what it dropped, also without a later line", a
   assertEquals(lines, ["a", "b", "... and 2 more", "e"]);
 });
 
+test("a line that is being typed is known to the trace", async () => {
+  const { stdin } = Deno;
+  const readable = new Response("typed\npart").body!;
+  await replaced([Deno, "stdin"], {
+    ...stdin,
+    isTerminal: () => true,
+    readable,
+  }, async () => {
+    await Array.fromAsync(standardInput());
+  });
+  assertEquals(screen.midLine, true);
+  screen.midLine = false;
+});
+
 // Time and bytes
 
 test("a time limit follows its signal, and ends by itself", async () => {
@@ -228,6 +243,8 @@ test("a host has its port as a word, or behind a colon", () => {
     [["fe80::1:2"], "fe80::1:2", 7],
     [["[::1]"], "::1", 7],
     [["[::1]:80"], "::1", 80],
+    [["::ffff:127.0.0.1"], "127.0.0.1", 7],
+    [["[::FFFF:7f00:1]:80"], "127.0.0.1", 80],
     [["b\u00fccher.example"], "xn--bcher-kva.example", 7],
   ];
   for (const [words, hostname, port] of cases) {
@@ -494,9 +511,12 @@ test("an option without its value is refused, and a value too many", async () =>
   const cases: [string, string][] = [
     ["--port=", "--port needs a value"],
     ["-p", "--port needs a value"],
-    ["-qp80", '--quiet takes no value: "p80"'],
-    ["-q5", '--quiet takes no value: "5"'],
-    ["-vp80", '--verbose takes no value: "p80"'],
+    ["-qp80", "--quiet takes no value"],
+    ["-q5", "--quiet takes no value"],
+    ["-vp80", "--verbose takes no value"],
+    ["--verbose=false", "--verbose takes no value"],
+    ["--help=x", "--help takes no value"],
+    ["--quiet=", "--quiet takes no value"],
   ];
   for (const [arg, message] of cases) {
     const running = () => run({ ...SCRIPT, parse }, [arg], work);

@@ -31,7 +31,7 @@ const encoder = new TextEncoder();
 /** The protocol over TCP: reads until the server closes. */
 export async function daytime(
   conn: Pick<Deno.Conn, "read">,
-  most = 512, // bytes; one more shows that there were more
+  most = 512, // bytes; one more is read, to notice a longer answer
 ): Promise<Uint8Array> {
   const answer = new Uint8Array(most + 1);
   let length = 0;
@@ -124,8 +124,8 @@ function readNist({ date, clock, ...rest }: Groups): Reading {
   const nist: Record<string, number> = Object.fromEntries(numbers);
   // The date lacks its century. The Modified Julian Date has it: it counts the
   // days from 1858 on, and was 40,587 when 1970 began.
-  const dayOf = new Date((nist.mjd - 40_587) * DAY);
-  const fullDate = dayOf.toISOString().slice(0, 10);
+  const day = new Date((nist.mjd - 40_587) * DAY);
+  const fullDate = day.toISOString().slice(0, 10);
   const time = fullDate.endsWith(date) ? `${fullDate}T${clock}.000Z` : null;
   return { time, nist };
 }
@@ -187,8 +187,8 @@ async function askUdp(target: Target, wait: number): Promise<Exchange> {
 const THIS_MACHINE = /^(127\.[\d.]+|::1?|0\.0\.0\.0|localhost)$/;
 
 /**
- * Asks a daytime server, for so many milliseconds. Fails with status 2, 6 or 7
- * if it cannot be reached, 28 if it is late, 52 if the answer is empty, 56 if
+ * Asks a daytime server within so many milliseconds. Fails with status 2, 6 or
+ * 7 if it cannot be reached, 28 if it is late, 52 if the answer is empty, 56 if
  * it breaks off, 63 if it is too long.
  */
 export async function ask(
@@ -349,7 +349,7 @@ export async function serve(
   // Whoever the system has connected already is accepted and served.
   await delay(50);
   listener.close(); // which ends `acceptAll`
-  // Until all are closed, and no datagram was answered for 50 ms.
+  // It waits until all are closed, and no datagram was answered for 50 ms.
   const end = performance.now() + 5000;
   let before: number;
   do {
@@ -429,8 +429,8 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const { listener, socket } = openPort(port, host);
   await announce(listener.addr, quiet);
   if (!quiet) await announce(socket.addr as Deno.NetAddr, quiet);
-  const lineLog = quiet ? undefined : limited(log);
-  const total = await serve({ listener, socket, signal, trace, log: lineLog });
+  const rest = { trace, log: quiet ? undefined : limited(log) };
+  const total = await serve({ listener, socket, signal, ...rest });
   if (quiet) return;
   log(`served ${total.connections} over TCP, ${total.datagrams} over UDP`);
 }

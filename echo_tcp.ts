@@ -49,13 +49,13 @@ export async function echo(
 class Session {
   bytes = 0;
   isWriting = false;
-  readonly started = Math.floor(performance.now()); // whole: less memory
+  readonly started = Math.floor(performance.now()); // an integer: less memory
   moved = this.started; // when bytes last went back
   ending = ""; // why it ended, unless the client half-closed
 
   constructor(readonly conn: Deno.TcpConn, readonly trace?: Trace) {}
 
-  /** Runs the protocol to its end. Not async: that takes memory when idle. */
+  /** Runs the protocol to its end. Not async: waiting would take memory. */
   run(): Promise<void> {
     try {
       this.conn.setNoDelay(true); // answers do not wait for more to send
@@ -136,9 +136,9 @@ export async function serve(options: ServeOptions) {
     session.run().then(end, end);
   }
 
-  aborted(signal).catch(() => { // when the signal aborts
+  aborted(signal).catch(() => { // it rejects when the signal aborts
     placeFree.resolve();
-    // Connections still in the backlog are accepted and served, too.
+    // Until then, connections in the backlog are accepted and served, too.
     setTimeout(() => listener[Symbol.dispose](), 50);
   });
   const pause = Math.min(idleTimeout / 4, 1000);
@@ -194,8 +194,8 @@ export interface TalkOptions {
 class Exchange {
   owed = 0; // bytes that have not come back; below 0 if more came
   isSent = false; // the whole input
-  isReading = false; // from the server; else the output is slow
-  waited = 0; // milliseconds for the server, since it last sent something
+  isReading = true; // from the server; else the output is slow
+  waited = 0; // for the server, in milliseconds, since it last sent something
 }
 
 /**
@@ -210,7 +210,7 @@ export async function talk(options: TalkOptions): Promise<void> {
   const watch = setInterval(() => {
     const { owed, isSent, isReading } = exchange;
     // Only the server's silence counts, and only if something is expected.
-    const isExpecting = owed > 0 || isSent;
+    const isExpecting = owed > 0 || isSent; // bytes, or the server's FIN
     if (!isExpecting || !isReading) return;
     exchange.waited += 50;
     if (exchange.waited <= timeout) return;
@@ -232,19 +232,16 @@ async function sendInput({ conn, input }: TalkOptions, exchange: Exchange) {
   await conn.closeWrite();
 }
 
-async function receiveEchoes(
-  { conn, output }: TalkOptions,
-  exchange: Exchange,
-) {
+async function receiveEchoes(options: TalkOptions, exchange: Exchange) {
   const buffer = new Uint8Array(65_536);
   for (;;) {
-    exchange.isReading = true;
-    exchange.waited = 0;
-    const length = await conn.read(buffer);
-    exchange.isReading = false;
+    const length = await options.conn.read(buffer);
     if (length === null) break;
     exchange.owed -= length;
-    await output(buffer.subarray(0, length));
+    exchange.isReading = false;
+    await options.output(buffer.subarray(0, length));
+    exchange.isReading = true;
+    exchange.waited = 0;
   }
   const { isSent, owed } = exchange;
   if (isSent && owed <= 0) return;
@@ -260,7 +257,7 @@ export interface PingOptions {
   size: number;
   interval: number;
   timeout: number;
-  trips: RoundTrips; // a new one, filled also if it ends early
+  trips: RoundTrips; // a new one; filled even when this ends early
   show: (seq: number, milliseconds: number) => Promise<void>;
 }
 
@@ -374,9 +371,9 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const more = { reusePort, tcpBacklog: 4096 };
   const listener = listen((at) => Deno.listen({ ...at, ...more }), port, host);
   await announce(listener.addr, quiet);
-  const lineLog = quiet ? undefined : limited(log);
-  const limits = { maxConnections, idleTimeout, log: lineLog };
-  const total = await serve({ listener, signal, trace, ...limits });
+  const rest = { trace, log: quiet ? undefined : limited(log) };
+  const limits = { maxConnections, idleTimeout };
+  const total = await serve({ listener, signal, ...limits, ...rest });
   if (quiet) return;
   const connections = counted(total.connections, "connection");
   log(`served ${connections}, ${counted(total.bytes, "byte")}`);
@@ -406,12 +403,13 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false; // the diagram does without their bytes
+  if (trace) trace.quotes = false; // the bytes of round trips are not drawn
   const rest = { interval, timeout, trips, show };
   try {
     const pinging = ping({ conn, count, size, ...rest });
     await Promise.race([pinging, aborted(signal)]);
   } finally {
+    // After Ctrl-C, slow output is not waited for.
     const summing = output(`${options.json ? JSON.stringify(trips) : trips}\n`);
     await Promise.race([summing, signal.aborted ? delay(500) : summing]);
   }
@@ -426,5 +424,5 @@ export function main(args: string[]): Promise<number> {
   });
 }
 
-// Deno.exitCode would wait for a read of the terminal: exit now.
+// Deno.exitCode would wait for a read of stdin: exit now.
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -66,7 +66,7 @@ class Traffic {
   }
 }
 
-/** The peers that were heard of lately. UDP does not tell when one leaves. */
+/** The peers that were heard from lately. UDP does not tell when one leaves. */
 class Peers extends Map<string, Traffic> {
   add(length: number, peer: Deno.NetAddr, warn: Log): void {
     const who = formatAddress(peer);
@@ -96,7 +96,7 @@ class Peers extends Map<string, Traffic> {
  * random numbers. The same seed gives the same answers.
  */
 export function chance(seed: number): (percent: number) => boolean {
-  let state = 1 + seed * 48_271;
+  let state = 1 + seed * 48_271; // never 0, which would stay 0
   return (percent) => {
     state = (state * 48_271) % 2_147_483_647;
     return 100 * state / 2_147_483_647 < percent;
@@ -146,8 +146,9 @@ export async function serve(options: ServeOptions): Promise<Traffic> {
   };
 
   const sweep = setInterval(() => peers?.logSilent(3000, log), 1000);
-  const end = aborted(signal).catch(() => drain(total));
-  await Promise.race([echo({ receive, send }), end]);
+  // It rejects when the signal aborts.
+  const drained = aborted(signal).catch(() => drain(total));
+  await Promise.race([echo({ receive, send }), drained]);
   clearInterval(sweep);
   socket.close();
   peers?.logSilent(0, log);
@@ -173,7 +174,7 @@ export interface TalkOptions extends UdpClient {
 class Exchange {
   readonly owed: string[] = []; // lines that have not come back
   isReading = true; // from the server; else the output is slow
-  waited = 0; // milliseconds for the server, since a line last came back
+  waited = 0; // for the server, in milliseconds, since a line last came back
   received = 0; // answers
   returned = 0; // of them, those that are as they were sent
   nextReturn = Promise.withResolvers<void>(); // until a line comes back
@@ -195,8 +196,8 @@ export async function talk(options: TalkOptions): Promise<void> {
     if (exchange.waited <= timeout) return;
     const isDamaged = received > 0 && returned === 0;
     const back = isDamaged ? "come back unchanged" : "come back";
-    const lines = counted(owed.length, "line");
-    const message = `${lines} did not ${back} within ${timeout / 1000} s`;
+    const unreturned = counted(owed.length, "line");
+    const message = `${unreturned} did not ${back} within ${timeout / 1000} s`;
     late.reject(new Failure(isDamaged ? 8 : 28, message));
   }, 50);
   // Sending ends when nothing is owed; receiving ends only by a failure.
@@ -279,8 +280,15 @@ export interface PingOptions extends UdpClient {
   size: number; // at least the 4 of the sequence number
   interval: number; // 0: the next one follows an answer, or after 10 ms
   timeout: number;
-  trips: RoundTrips; // a new one, filled also if it ends early
+  trips: RoundTrips; // a new one; filled even when this ends early
   show: (seq: number, milliseconds: number) => Promise<void>;
+}
+
+/** What {@linkcode sendProbes} and {@linkcode receiveProbes} share. */
+class Flight {
+  readonly sent: number[] = []; // when, by sequence number
+  next = Promise.withResolvers<void>(); // until it is time for the next one
+  showing = Promise.resolve(); // until the last answer is on the output
 }
 
 /**
@@ -296,13 +304,6 @@ export async function ping(options: PingOptions): Promise<void> {
   if (trips.times.length > 0) return;
   if (trips.odd.damaged) throw new Failure(8, "only damaged answers");
   throw new Failure(28, `no answer from ${formatAddress(to)} in time`);
-}
-
-/** What {@linkcode sendProbes} and {@linkcode receiveProbes} share. */
-class Flight {
-  readonly sent: number[] = []; // when, by sequence number
-  next = Promise.withResolvers<void>(); // until it is time for the next one
-  showing = Promise.resolve(); // what has come, on the output
 }
 
 async function sendProbes(options: PingOptions, flight: Flight) {
@@ -411,8 +412,7 @@ async function server(options: Options, signal: AbortSignal, trace?: Trace) {
   const seed = parseNumber(options, "seed", Date.now() % 1e6, [0, 1e6]);
   const socket = listenUdp(port, host);
   await announce(socket.addr as Deno.NetAddr, quiet);
-  const lineLog = quiet ? undefined : limited(log);
-  const rest = { lose, seed, log: lineLog, trace };
+  const rest = { lose, seed, trace, log: quiet ? undefined : limited(log) };
   const total = await serve({ socket, signal, ...rest });
   if (!quiet) log(`answered ${total}`);
 }
@@ -440,12 +440,13 @@ async function client(options: Options, signal: AbortSignal, trace?: Trace) {
     trace?.event(line);
     if (!options.json) await output(`${size} bytes from ${peer}: ${line}\n`);
   };
-  if (trace) trace.quotes = false; // the diagram does without their bytes
+  if (trace) trace.quotes = false; // the bytes of round trips are not drawn
   const rest = { interval, timeout, trips, show };
   try {
     const pinging = ping({ socket, to, count, size, ...rest });
     await Promise.race([pinging, aborted(signal)]);
   } finally {
+    // After Ctrl-C, slow output is not waited for.
     const summing = output(`${options.json ? JSON.stringify(trips) : trips}\n`);
     await Promise.race([summing, signal.aborted ? delay(500) : summing]);
   }
@@ -460,5 +461,5 @@ export function main(args: string[]): Promise<number> {
   });
 }
 
-// Deno.exitCode would wait for a read of the terminal: exit now.
+// Deno.exitCode would wait for a read of stdin: exit now.
 if (import.meta.main) Deno.exit(await main(Deno.args));

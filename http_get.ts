@@ -30,10 +30,7 @@ const CR = 13;
 const LF = 10;
 const RULE = "RFC 9112 6.3, rule"; // the rules of where a body ends
 
-/**
- * The protocol: sends a request and reads the answer. The header section says
- * where the body ends.
- */
+/** The protocol: sends a request and reads the answer. */
 export async function get(
   conn: Pick<Deno.Conn, "read" | "write">,
   request: string,
@@ -43,9 +40,8 @@ export async function get(
   const reader = new BufferedReader(conn, answer.writer);
   let head: Head;
   do {
-    await breathe();
     head = await readHead(reader);
-    await answer.takeHead(head);
+    await answer.writeHead(head);
   } while (head.status < 200); // such as 100 Continue: the real answer follows
   const [method] = request.split(" ");
   const framing = frame(method, head);
@@ -54,15 +50,6 @@ export async function get(
   if (framing.isChunked) await passChunks(reader, body, answer.log);
   else await passBytes(reader, framing.length, body);
   await body.end();
-}
-
-let breath = 0; // when timers and signals last had their turn
-
-/** Lets timers and signals run: what need not be waited for starves them. */
-async function breathe(): Promise<void> {
-  if (performance.now() - breath < 50) return;
-  await delay(0);
-  breath = performance.now();
 }
 
 type Field = [name: string, value: string];
@@ -87,13 +74,12 @@ class BufferedReader {
   #start = 0; // of what has not been taken
   #end = 0;
 
-  /** Before it waits for the server, it lets `writer` write what it holds. */
   constructor(
     readonly conn: Pick<Deno.Conn, "read">,
     readonly writer: BufferedWriter,
   ) {}
 
-  /** The byte at this offset of the next line, which has come. */
+  /** The byte at this offset of what `peek` returns. */
   at(offset: number): number {
     return this.#buffer[this.#start + offset];
   }
@@ -140,7 +126,7 @@ class BufferedReader {
     this.#buffer.copyWithin(0, this.#start, this.#end);
     this.#end -= this.#start;
     this.#start = 0;
-    this.writer.flush();
+    this.writer.flush(); // it writes while this waits
     try {
       const length = await this.conn.read(this.#buffer.subarray(this.#end));
       this.#end += length ?? 0;
@@ -153,11 +139,21 @@ class BufferedReader {
   }
 }
 
+let lastTurn = 0; // of timers and signals
+
+/** Lets timers and signals run: awaits that never wait starve them. */
+async function giveTurn(): Promise<void> {
+  if (performance.now() - lastTurn < 50) return;
+  await delay(0);
+  lastTurn = performance.now();
+}
+
 /** Reads a header section: RFC 9112 2 to 5. Throws a {@linkcode Failure}. */
 async function readHead(reader: BufferedReader): Promise<Head> {
+  await giveTurn(); // there may be many
   await readStart(reader);
   const lines = await readSection(reader, "in the header section");
-  // RFC 9112 2.2 and 9110 5.5: NUL and a CR of its own are invalid.
+  // RFC 9112 2.2 and 9110 5.5: NUL and a bare CR are invalid.
   for (const line of lines) if (/\0|\r(?!\n)/.test(line)) throw notField(line);
   const [statusLine, ...rest] = lines;
   // HTTP/1.1, three digits, and perhaps a phrase
@@ -184,7 +180,7 @@ async function readStart(reader: BufferedReader): Promise<void> {
 }
 
 function foreign(text: string): Failure {
-  // An alert of TLS begins with this byte.
+  // A TLS alert begins with this byte.
   const hint = text[0] === "\x15" ? ", which is TLS: try https://" : "";
   const what = `the server does not speak HTTP/1: it sent ${quote(text)}`;
   return new Failure(1, what + hint);
@@ -195,7 +191,7 @@ function quote(text: string): string {
   return `"${text.slice(0, 60).replace(/\r?\n.*/s, "")}"`;
 }
 
-/** Reads lines up to an empty one. Fails with status 18, 56 or 63. */
+/** Reads lines, the empty last one too. Fails with status 18, 56 or 63. */
 async function readSection(reader: BufferedReader, where: string) {
   const lines: string[] = [];
   for (let size = 0; size <= MOST_HEAD;) {
@@ -214,7 +210,7 @@ function parseField(line: string): Field {
   // A name has no spaces, no control characters and no colon.
   const [, name, value] = line.match(/^([!-9;-~\x80-\xff]+):(.*)$/s) ?? [];
   if (!name) throw notField(line);
-  const parts = value.split("\n").map(trim).filter((part) => part);
+  const parts = value.split("\n").map(trim).filter(Boolean);
   return [name, parts.join(" ")];
 }
 
@@ -222,12 +218,12 @@ function notField(line: string): Failure {
   return new Failure(8, `not a line of a header section: ${quote(line)}`);
 }
 
-/** Without white space around it. (trim() would strip byte 160, too.) */
+/** Without white space around it. (String's trim would strip byte 160, too.) */
 function trim(text: string): string {
   return text.match(/[^ \t\r](.*[^ \t\r])?/s)?.[0] ?? "";
 }
 
-/** The members of a list that the fields of a name hold, in lower case. */
+/** The members of the list in all fields of this name, in lower case. */
 function listMembers(head: Head, name: string): string[] {
   const same = head.fields.filter((field) => field[0].toLowerCase() === name);
   const parts = same.flatMap(([, value]) => value.split(","));
@@ -242,7 +238,7 @@ export interface Framing {
 }
 
 /**
- * Decides where the body ends: RFC 9112 6.3, in its order.
+ * Decides where the body ends: RFC 9112 6.3. (Rules 2 and 7 are not for GET.)
  *
  * - HEAD, status 204 or 304: there is no body (rule 1)
  * - `Transfer-Encoding` ends with `chunked`: after the last chunk (rule 4)
@@ -250,8 +246,7 @@ export interface Framing {
  * - `Content-Length`: after that many bytes (rule 6)
  * - neither of these: where the server closes (rule 8)
  *
- * Fails with status 8 for a Content-Length that is not one number
- * (rule 5).
+ * Fails with status 8 for a Content-Length that is not one number (rule 5).
  */
 export function frame(method: string, head: Head): Framing {
   const { status } = head;
@@ -327,7 +322,7 @@ async function passChunks(reader: BufferedReader, body: Sink, log?: Log) {
     }
     reader.skip(reader.lineLength());
   }
-  // Trailers are not headers: nobody may rely on them.
+  // Trailers may be dropped (RFC 9112 7.1.2): -v shows them, no more.
   const trailers = await readSection(reader, "in the trailer section");
   for (const line of trailers.slice(0, -1)) log?.(`trailer: ${line.trimEnd()}`);
 }
@@ -352,6 +347,7 @@ function readChunkSize(reader: BufferedReader, length: number): number {
   throw new Failure(56, `${quote(line)} is not a chunk size`);
 }
 
+/** The value of a hexadecimal digit, or -1: 48 is "0", 97 is "a". */
 function hexDigit(byte: number): number {
   if (byte >= 48 && byte <= 57) return byte - 48;
   const letter = byte | 32; // lower case
@@ -406,7 +402,7 @@ export class BufferedWriter {
     this.#writing.catch(this.failed);
   }
 
-  /** Waits until all is written. More may follow. */
+  /** Waits until all is written. */
   async end(): Promise<void> {
     this.flush();
     while (this.#writing) await this.#writing;
@@ -415,7 +411,7 @@ export class BufferedWriter {
 
 type Engine = import("node:zlib").Gunzip;
 
-/** Decodes gzip or deflate. Of a damaged body, it passes on all it could. */
+/** Decodes gzip or deflate. Of a damaged body, it passes on what it can. */
 class Decoder implements Sink {
   #engine: Engine | undefined;
   #decoded: Uint8Array[] = [];
@@ -431,11 +427,11 @@ class Decoder implements Sink {
     for (let start = 0; start < bytes.length;) {
       this.#engine ??= await this.#open();
       const engine = this.#engine;
-      const before = engine.bytesWritten;
+      const before = engine.bytesWritten; // what it has taken in, not put out
       // One byte can decode to a thousand: short slices bound the memory.
       const slice = bytes.subarray(start, start + 8192);
       await new Promise((resolve) => engine.write(slice, resolve));
-      await breathe();
+      await giveTurn();
       start += engine.bytesWritten - before;
       const error: Error & { code?: string } | null = engine.errored;
       // A gzip body may go on with another member: RFC 1952 2.2.
@@ -483,10 +479,7 @@ class Decoder implements Sink {
   }
 }
 
-/**
- * What to get, and how: curl's options, by their long names, as `check` gives
- * them for the command line.
- */
+/** What to get, and how: the options, as `check` returns them. */
 export type Options = Partial<Omit<Given, "url">> & {
   url: URL;
   write: Write; // where the answer goes
@@ -510,8 +503,8 @@ export class Answer {
     this.writer = new BufferedWriter((bytes) => this.#save(bytes), failed);
   }
 
-  /** Takes a header section. Fails with status 23. */
-  async takeHead({ text }: Head): Promise<void> {
+  /** Writes a header section, for -i and -I. Fails with status 23. */
+  async writeHead({ text }: Head): Promise<void> {
     const { include, head, write } = this.options;
     const bytes = Uint8Array.from(text, (char) => char.charCodeAt(0));
     if (include || head) await write(bytes);
@@ -525,8 +518,8 @@ export class Answer {
     const { status } = head;
     const { fail, compressed, "max-filesize": max } = this.options;
     if (this.options.location && [301, 302, 303, 307, 308].includes(status)) {
-      const same = head.fields.filter(([name]) => /^location$/i.test(name));
-      this.location = same.find(([, value]) => value)?.[1] ?? "";
+      const all = head.fields.filter(([name]) => /^location$/i.test(name));
+      this.location = all.find(([, value]) => value)?.[1] ?? "";
       if (this.location) return undefined;
     }
     this.log?.(`body: ${why}`);
@@ -557,7 +550,7 @@ export class Answer {
 }
 
 /**
- * Reads a URL as a person types it, `http://` left out perhaps. Fails with
+ * Reads a URL as a person types it, perhaps without `http://`. Fails with
  * status 1 or 3.
  */
 export function parseURL(text: string): URL {
@@ -612,7 +605,7 @@ export function redirect(from: URL, location: string): URL {
 
 /**
  * Writes a request. `options.url` is what was asked for, `url` is where it
- * redirected to. What is secret goes to the origin of the first alone.
+ * redirected to. What is secret goes to the origin of `options.url` alone.
  */
 export function request(
   url: URL,
@@ -659,14 +652,15 @@ async function openSocket(url: URL, options: Options) {
   const port = Number(url.port || (isSecure ? 443 : 80));
   const { family, caCerts, signal, trace } = options;
   const tcp = await connect({ hostname, port, family, signal, trace });
+  // Dispose, not close(): it may be closed already.
   signal.addEventListener("abort", () => tcp[Symbol.dispose]());
   if (!isSecure) return tcp;
   try {
     const tls = await Deno.startTls(tcp, { hostname, caCerts });
     signal.addEventListener("abort", () => tls[Symbol.dispose]());
     await tls.handshake();
-    const segments = ["<ServerHello, Certificate, Finished", ">Finished"];
-    trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...segments);
+    const messages = ["<ServerHello, Certificate, Finished", ">Finished"];
+    trace?.tcp(`TLS with ${hostname}`, ">ClientHello", ...messages);
     return tls;
   } catch (error) {
     const why = reason(error)
@@ -718,14 +712,14 @@ async function follow(options: Options): Promise<void> {
 }
 
 /**
- * Gets a URL, along its redirects. Throws a {@linkcode Failure}, or the
- * signal's reason.
+ * Gets a URL, along its redirects. Throws a {@linkcode Failure}, the signal's
+ * reason, or Deno's error from sending.
  */
 export async function download(options: Options): Promise<void> {
   const stop = new AbortController();
   const { signal } = stop;
   const abort = () => stop.abort(options.signal.reason);
-  // The caller's signal may live on: with `signal`, nothing is left there.
+  // When `signal` aborts, this goes: the caller's signal may live on.
   options.signal.addEventListener("abort", abort, { signal });
   if (options.signal.aborted) abort();
   try {
@@ -736,7 +730,7 @@ export async function download(options: Options): Promise<void> {
   }
 }
 
-function unwritable(what: string, error: unknown): never {
+function throwUnwritable(what: string, error: unknown): never {
   throw new Failure(23, `cannot write ${what}: ${reason(error)}`, error);
 }
 
@@ -755,14 +749,14 @@ async function standardOutput(): Promise<Write> {
   // The flags are octal, and the lowest two bits are 0 for reading.
   const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
   if (/^flags:\s*\d*[04]$/m.test(flags)) {
-    unwritable("the output", new Error("it is open for reading only"));
+    throwUnwritable("the output", new Error("it is open for reading only"));
   }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
   if (!info?.isCharDevice) return output;
-  // A device such as /dev/null lets nobody wait, so no thread has to write.
+  // A device such as /dev/null never blocks, so no thread has to wait for it.
   const device = { write: (bytes: Uint8Array) => Deno.stdout.writeSync(bytes) };
   return (bytes) =>
-    writeAll(device, bytes).catch((why) => unwritable("the output", why));
+    writeAll(device, bytes).catch((why) => throwUnwritable("the output", why));
 }
 
 /** The file of -o. It is written under another name until it is complete. */
@@ -771,17 +765,17 @@ class OutputFile implements AsyncDisposable {
     readonly path: string,
     readonly file: Deno.FsFile,
     public part = "", // its name until it is complete
-    public isOld = false, // what it holds goes when the first byte comes
+    public isOld = false, // what it held goes with the first write
   ) {}
 
   /** Fails with status 23. */
   static async open(path: string, signal: AbortSignal): Promise<OutputFile> {
     try {
       const old = await Deno.stat(path).catch(() => undefined);
-      // What is open already, as /dev/stderr, is not ours to replace.
+      // What is open already, such as /dev/stderr, is not ours to replace.
       const append = /^\/(dev\/(fd\/|std)|proc\/)/.test(path);
       const opening = Deno.open(path, { write: true, create: true, append });
-      // A FIFO waits for its other end. A file is not left half made.
+      // Opening a FIFO waits for its other end. Only that may be cut short.
       const waits = old && !old.isFile ? [aborted(signal)] : [];
       const file = await Promise.race([opening, ...waits]);
       if (file.isTerminal()) throw new Error("it is a terminal: leave out -o");
@@ -790,6 +784,7 @@ class OutputFile implements AsyncDisposable {
       // A link stays one. Another download may have removed the file already.
       const target = await Deno.realPath(path).catch(() => path);
       const part = await openPart(target, info).catch(() => undefined);
+      // A new file that has no part is its own part: a failure removes it.
       if (!part && !old) return new OutputFile(target, file, target);
       if (!part) {
         complain(`http_get: cannot replace ${path}: overwriting it in place`);
@@ -801,7 +796,7 @@ class OutputFile implements AsyncDisposable {
       return new OutputFile(target, part.file, part.path);
     } catch (error) {
       signal.throwIfAborted();
-      unwritable(path, error);
+      throwUnwritable(path, error);
     }
   }
 
@@ -809,7 +804,7 @@ class OutputFile implements AsyncDisposable {
     if (this.isOld) await this.file.truncate();
     this.isOld = false;
     const writing = writeAll(this.file, bytes);
-    await writing.catch((why) => unwritable(this.path, why));
+    await writing.catch((why) => throwUnwritable(this.path, why));
   };
 
   /** Puts it where it belongs. Fails with status 23. */
@@ -818,7 +813,7 @@ class OutputFile implements AsyncDisposable {
     this.file.close(); // Windows renames nothing that is open
     if (!this.part) return;
     const renaming = Deno.rename(this.part, this.path);
-    await renaming.catch((why) => unwritable(this.path, why));
+    await renaming.catch((why) => throwUnwritable(this.path, why));
     this.part = "";
   }
 
@@ -846,7 +841,7 @@ async function openPart(target: string, info: Deno.FileInfo) {
     const isWindows = Deno.build.os === "windows";
     if (!isWindows) await Deno.chown(path, info.uid, info.gid);
     const file = await Deno.open(path, { write: true });
-    // Last: chown clears setuid, and a mode may forbid to open it.
+    // Last: chown clears setuid, and a mode may forbid opening it.
     if (!isWindows) await Deno.chmod(path, info.mode! & 0o7777);
     return { path, file };
   } catch (error) {
@@ -921,7 +916,7 @@ examples: http_get -iL example.com     with headers, following redirects
 `;
 
 function parse(args: string[]) {
-  // parseArgs reads a.b as a nested option, and takes no - for a value.
+  // parseArgs reads a.b as nested, and after a long option takes no - as value.
   const plain = args.map((arg, i) => {
     if (arg === "--http1.0") return "-0";
     return arg === "-" && args[i - 1] === "--output" ? "/dev/stdout" : arg;

@@ -11,7 +11,7 @@ import { complain, counted, Failure, formatAddress } from "./utils.ts";
 import { printable, reason, type UdpSocket } from "./utils.ts";
 
 /** A connection that can be traced. Some are never half-closed. */
-type Stream = Partial<Deno.Conn> & Pick<Deno.Conn, "read" | "write" | "close">;
+type Socket = Partial<Deno.Conn> & Pick<Deno.Conn, "read" | "write" | "close">;
 /** `*` is the socket's life, `>` was sent, `<` was received. */
 type Mark = "*" | ">" | "<";
 
@@ -20,7 +20,7 @@ const env = Deno.permissions.querySync({ name: "env", variable: "TERM" });
 const isDumb = env.state === "granted" && Deno.env.get("TERM") === "dumb";
 const COLORS = { "*": "gray", ">": "cyan", "<": "green" };
 const WIDTH = 80; // columns
-const MOST_EVENTS = 149; // in a diagram: Mermaid draws 50,000 characters
+const MOST_EVENTS = 149; // Mermaid draws at most 50,000 characters
 
 /** Quotes bytes as text, in at most so many columns: `"caf\xc3\xa9\r\n"`. */
 export function quote(bytes: Uint8Array, columns: number): string {
@@ -70,9 +70,9 @@ export class Trace {
     readonly file?: string,
   ) {}
 
-  /** The same trace, for one client of several. */
+  /** The same trace, for one client of several; `name` is for the diagram. */
   client(who: string, name = who): Trace {
-    const own = { who: `${who} `, name };
+    const own = { who: `${who} `, name }; // the diagram is shared
     return Object.assign(new Trace(name, this.level), this, own);
   }
 
@@ -109,7 +109,7 @@ export class Trace {
   }
 
   /** The same connection, traced. A server says whose it is. */
-  stream(conn: Stream, who?: string): TracedStream {
+  stream(conn: Socket, who?: string): TracedStream {
     const trace = who ? this.client(who) : this;
     if (who) trace.event("accepted");
     return new TracedStream(trace, conn);
@@ -175,7 +175,7 @@ export class Trace {
 class TracedStream {
   #end = ""; // what ended it: our FIN, or a RST
 
-  constructor(readonly trace: Trace, readonly conn: Stream) {}
+  constructor(readonly trace: Trace, readonly conn: Socket) {}
 
   async read(buffer: Uint8Array): Promise<number | null> {
     const n = await this.conn.read(buffer).catch((error) => this.#fail(error));

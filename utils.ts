@@ -1,6 +1,6 @@
 /**
  * What the scripts share: failures, output, the command line, addresses, how
- * sockets are opened, and round trips.
+ * sockets are opened, round trips, and how a script is run and ended.
  *
  * @module
  */
@@ -27,7 +27,7 @@ export function reason(error: unknown): string {
   // Windows has long sentences for these.
   const isPlain = /^Connection|^PermissionDenied$|^TimedOut$/.test(name);
   if (isPlain) return name.replace(/\B[A-Z]/g, " $&").toLowerCase();
-  // "No such file (os error 2): open 'x'" says both of it again.
+  // "No such file (os error 2): open 'x'": our lines name the file already.
   const short = message.replace(/ \(os error \d+\)(: .*)?/, "");
   return short.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
 }
@@ -38,7 +38,7 @@ export function isClosed(error: unknown): boolean {
   return error instanceof BadResource || error instanceof Interrupted;
 }
 
-/** Rejects with the signal's reason when it aborts. It may be ignored. */
+/** Rejects with the reason when the signal aborts. Nobody has to await it. */
 export function aborted(signal: AbortSignal): Promise<never> {
   const { promise, reject } = Promise.withResolvers<never>();
   signal.addEventListener("abort", () => reject(signal.reason));
@@ -99,7 +99,7 @@ export async function* standardInput(): AsyncGenerator<Uint8Array> {
   }
 }
 
-const decoder = new TextDecoder(); // a character may come in two pieces
+const decoder = new TextDecoder(); // kept: a character may come in two pieces
 
 /**
  * Writes to stdout. On a terminal, what could control it is escaped. Fails with
@@ -109,7 +109,7 @@ export async function output(data: Uint8Array | string): Promise<void> {
   let bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
   if (Deno.stdout.isTerminal()) {
     const text = decoder.decode(bytes, { stream: true });
-    const lines = text.replace(/\r(?=\n|$)/g, ""); // LF may be in the next one
+    const lines = text.replace(/\r(?=\n|$)/g, ""); // LF may come next
     bytes = new TextEncoder().encode(lines.replace(/[^\n\t]+/g, printable));
     screen.midLine = !lines.endsWith("\n");
   }
@@ -161,7 +161,7 @@ export function limited(log: Log, most = 100): Log {
   };
 }
 
-/** For parseArgs: lets words pass. Throws a {@linkcode Failure} for options. */
+/** For parseArgs: lets words pass. Fails with status 2 for other options. */
 export function refuseUnknown(arg: string, option?: string): boolean {
   if (option === undefined) return true;
   throw new Failure(2, `unknown option ${arg}: see --help`);
@@ -198,8 +198,7 @@ export function parseSeconds(given: Given, name: string, usual = 0): number {
   const text = `${given[name] ?? usual}`;
   const seconds = /^(\d+\.?\d*|\.\d+)$/.test(text) ? Number(text) : NaN;
   if (seconds <= 1e6) return 1000 * seconds;
-  const range = "0 to 1000000 seconds";
-  throw new Failure(2, `--${name} must be ${range}, not "${text}"`);
+  throw new Failure(2, `--${name} must be 0 to 1000000 seconds, not "${text}"`);
 }
 
 // deno-fmt-ignore
@@ -212,8 +211,8 @@ const SERVICES: Record<string, number> = {
 export function parsePort(text: string): number {
   const port = /^\d{1,5}$/.test(text) ? Number(text) : SERVICES[text];
   if (port <= 65_535) return port;
-  const range = "use 0 to 65535 or a service name";
-  throw new Failure(2, `"${text}" is not a port: ${range}`);
+  const hint = "use 0 to 65535 or a service name";
+  throw new Failure(2, `"${text}" is not a port: ${hint}`);
 }
 
 /** Reads -4 and -6. Fails with status 2 for both. */
@@ -229,18 +228,19 @@ export function hostOf({ hostname }: URL): string {
   const mapped = hostname.match(/^\[::ffff:(\w+):(\w+)\]$/)?.slice(1);
   if (!mapped) return hostname.replace(/^\[|\]$/g, "");
   const [high, low] = mapped.map((digits) => parseInt(digits, 16));
-  return new URL(`ws://${high * 65_536 + low}`).hostname;
+  // It reads a number as an IPv4 address.
+  return new URL(`http://${high * 65_536 + low}`).hostname;
 }
 
 /** Reads HOST [PORT] or HOST:PORT, -4 and -6. Fails with status 2. */
 export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
   const [text, ...words] = given._.map(String);
-  const isIPv6 = URL.canParse(`ws://[${text}]`);
+  const isIPv6 = URL.canParse(`http://[${text}]`);
   // Else, what follows the last colon is a port.
   const parts = isIPv6 ? [`[${text}]`] : text.split(/:(?=[^:\]]*$)/);
   const [host, port = `${usual}`, more] = [...parts, ...words];
   // A URL knows what a host is. But it can hold more, and takes 5 for 0.0.0.5.
-  const url = URL.parse(`ws://${host}`);
+  const url = URL.parse(`http://${host}`);
   const isOdd = /^\d*$|^[^[]*:|[/?#@\\\s]/.test(host);
   if (!url || isOdd) throw new Failure(2, `"${text}" is not a host`);
   if (more !== undefined) throw new Failure(2, `unexpected argument "${more}"`);
@@ -253,9 +253,8 @@ export function parseTarget(given: Given & { _: unknown[] }, usual: number) {
 export function formatAddress(at: { hostname: string; port: number }): string {
   // The system writes an IPv4 peer of an IPv6 socket so (RFC 4291).
   const hostname = at.hostname.replace(/^::ffff:(?=[\d.]+$)/, "");
-  return hostname.includes(":")
-    ? `[${hostname}]:${at.port}`
-    : `${hostname}:${at.port}`;
+  const host = hostname.includes(":") ? `[${hostname}]` : hostname;
+  return `${host}:${at.port}`;
 }
 
 /** A server to ask, and by which family of addresses. */
@@ -300,7 +299,7 @@ export async function resolve(target: Target): Promise<string[]> {
 /** Connects over TCP. Fails with status 2, 6, 7 or 28. */
 export async function connect(target: Target): Promise<Deno.TcpConn> {
   const { hostname, port, family, signal, trace } = target;
-  const [address] = await resolve(target);
+  const [address] = await resolve(target); // this says why it fails
   // Given a name, Deno tries its addresses side by side (RFC 8305), whatever
   // their family.
   const at = { hostname: family ? address : hostname, port };
@@ -317,7 +316,7 @@ export async function connect(target: Target): Promise<Deno.TcpConn> {
   }
 }
 
-/** Fails with status 1 if Deno runs without its flag for UDP. */
+/** Fails with status 1 if Deno runs without --unstable-net. */
 export function needsUnstableNet(what: string): void {
   if ("listenDatagram" in Deno) return;
   throw new Failure(1, `${what} needs Deno's --unstable-net flag`);
@@ -326,7 +325,7 @@ export function needsUnstableNet(what: string): void {
 /** A UDP socket, as far as the protocols need it. */
 export type UdpSocket = Pick<Deno.DatagramConn, "receive" | "send" | "close">;
 
-/** Asks the system for one address to try, IPv4's first. */
+/** Asks the system for one address: the first of IPv4, if there is one. */
 export async function resolveOne(target: Target): Promise<string> {
   const addresses = await resolve(target);
   const ipv4 = addresses.find((address) => !address.includes(":"));
@@ -342,7 +341,7 @@ export interface UdpClient {
   to: Deno.NetAddr;
 }
 
-/** Opens a UDP socket to ask a server. Throws a {@linkcode Failure}. */
+/** Opens a UDP socket to ask a server. Fails with status 1, 2, 6 or 28. */
 export async function openUdp(target: Target): Promise<UdpClient> {
   needsUnstableNet("UDP");
   // UDP cannot tell whether anybody listens, so one address has to do.
@@ -363,28 +362,28 @@ export function listen<T>(
   hostname = Deno.build.os === "windows" ? "0.0.0.0" : "::",
 ): T {
   try {
-    if (/^\d+$/.test(hostname)) throw new URIError(); // 5 would mean 0.0.0.5
+    if (/^\d+$/.test(hostname)) throw new URIError(); // as Deno; 5 is 0.0.0.5
     return open({ hostname, port });
   } catch (error) {
     const { name, message } = error as Error;
+    let why = "";
+    if (name === "AddrInUse") why = "is in use: choose another with --port";
     const isLow = name === "PermissionDenied" && port < 1024;
-    const hint = isLow && `needs more rights: try --port ${port + 1300}`;
-    const inUse = name === "AddrInUse" &&
-      "is in use: choose another with --port";
-    if (hint || inUse) throw new Failure(1, `port ${port} ${hint || inUse}`);
+    if (isLow) why = `needs more rights: try --port ${port + 1300}`;
+    if (why) throw new Failure(1, `port ${port} ${why}`);
     if (name === "URIError") {
       throw new Failure(2, `"${hostname}" is not a host`);
     }
     const isDenied = name === "NotCapable"; // by Deno's own permissions
-    const isAny = hostname === "::" && !isDenied;
-    if (isAny) return listen(open, port, "0.0.0.0"); // there is no IPv6
+    // There may be no IPv6.
+    if (hostname === "::" && !isDenied) return listen(open, port, "0.0.0.0");
     const what = `cannot listen on ${formatAddress({ hostname, port })}`;
     const status = /failed to lookup/.test(message) ? 6 : 1;
     throw new Failure(status, `${what}: ${reason(error)}`, error);
   }
 }
 
-/** Opens a server's UDP socket. Fails with status 1 or 2. */
+/** Opens a server's UDP socket. Fails with status 1, 2 or 6. */
 export function listenUdp(port: number, host?: string): Deno.DatagramConn {
   needsUnstableNet("UDP");
   const transport = "udp";
@@ -439,7 +438,7 @@ export function isSuspect(
   return isServer || isMulticast || isBroadcast;
 }
 
-/** Rounds milliseconds to three digits, so that all that is printed agrees. */
+/** Rounds milliseconds to three decimals, so that all printed times agree. */
 export function rounded(milliseconds = NaN): number {
   return Number(milliseconds.toFixed(3)); // in JSON, NaN becomes null
 }
@@ -448,8 +447,7 @@ export function rounded(milliseconds = NaN): number {
 export class RoundTrips {
   sent = 0;
   readonly times: number[] = [];
-  /** answers out of the ordinary, by kind: `late`, `duplicate` */
-  readonly odd: Record<string, number> = {};
+  readonly odd: Record<string, number> = {}; // by kind: `late`, `duplicate`
 
   toJSON() {
     const { sent, odd } = this;
@@ -466,9 +464,7 @@ export class RoundTrips {
       received,
       ...odd,
       // Six digits, as ping(8) has: a loss is not shown as none, or as all.
-      lossPercent: sent
-        ? Number((100 * (1 - received / sent)).toPrecision(6))
-        : 0,
+      lossPercent: Number((100 * (1 - received / sent || 0)).toPrecision(6)),
       minMs: rounded(times[0]),
       avgMs: rounded(average),
       maxMs: rounded(times.at(-1)),
@@ -481,13 +477,12 @@ export class RoundTrips {
 
   toString(): string {
     const { sent, received, lossPercent, ...ms } = this.toJSON();
-    const odd = Object.entries(this.odd).map(([kind, n]) => `, ${n} ${kind}`);
     const join = (...times: number[]) =>
       `${times.map((time) => time.toFixed(2)).join("/")} ms`;
     const times = join(ms.minMs, ms.avgMs, ms.maxMs, ms.mdevMs);
     const shares = join(ms.p50Ms, ms.p90Ms, ms.p99Ms);
     let text = `${sent} sent, ${received} received, ${lossPercent}% loss`;
-    text += odd.join("");
+    for (const [kind, n] of Object.entries(this.odd)) text += `, ${n} ${kind}`;
     if (received > 0) text += `\nmin/avg/max/mdev = ${times}`;
     if (received >= 20) text += `\np50/p90/p99 = ${shares}`;
     return text;
@@ -537,6 +532,7 @@ export async function run<T extends Options>(
       await work(options, stop.signal, trace);
     }
   } catch (error) {
+    // After Ctrl-C, other errors only follow from it.
     status = report(name, stop.signal.reason ?? error, trace);
   }
   try {
@@ -555,7 +551,7 @@ function checkValues(args: string[], options: object, usual: object): void {
   for (const [name, value] of Object.entries(options)) {
     if (name.length === 1) continue; // a letter, or `_`
     if (value === "") throw new Failure(2, `--${name} needs a value`);
-    // What parseArgs makes false by itself is a flag.
+    // A flag is false by itself. --verbose is collected: it is [].
     if (name !== "verbose" && unset.get(name) !== false) continue;
     const isOdd = [value].flat().some((each) => typeof each !== "boolean");
     if (isOdd || args.some((arg) => arg.startsWith(`--${name}=`))) {
@@ -589,8 +585,8 @@ function abortOnSignals(stop: AbortController): Disposable {
 }
 
 /**
- * Whether nohup(1) started this: it goes on when its terminal is closed. Where
- * nothing may be read, it is taken for that if no stream is a terminal.
+ * Whether nohup(1) started this: then it outlives its terminal. Where /proc may
+ * not be read, that is assumed if no stream is a terminal.
  */
 function isHangupIgnored(): boolean {
   const path = "/proc/self/status";

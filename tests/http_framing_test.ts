@@ -48,7 +48,7 @@ async function read(pieces: Iterable<Uint8Array>, method = "GET") {
   };
   writer ??= new BufferedWriter((bytes) => take(bytes), () => {});
   const answer = {
-    takeHead: (head: Head) => Promise.resolve(void result.heads.push(head)),
+    writeHead: (head: Head) => Promise.resolve(void result.heads.push(head)),
     writer,
     openBody(_: Head, { why }: { why: string }) {
       lines.push(why);
@@ -352,7 +352,7 @@ test("http_get gives what has come before it waits for more", async () => {
   };
   const writer = new BufferedWriter(take, () => {});
   const answer = {
-    takeHead: () => Promise.resolve(),
+    writeHead: () => Promise.resolve(),
     writer,
     openBody: () => writer,
   };

@@ -743,14 +743,9 @@ async function writeToTerminal(bytes: Uint8Array): Promise<void> {
 /** Finds the way to write to stdout. Fails with status 23. */
 async function standardOutput(): Promise<Write> {
   if (Deno.stdout.isTerminal()) return writeToTerminal;
+  await output(""); // fails at once if it is not open for writing
   const { state } = await Deno.permissions.query({ name: "read" });
   if (state !== "granted") return output; // else Deno would ask for it
-  // Deno takes it for a success to write to what is open for reading only.
-  // The flags are octal, and the lowest two bits are 0 for reading.
-  const flags = await Deno.readTextFile("/proc/self/fdinfo/1").catch(() => "");
-  if (/^flags:\s*\d*[04]$/m.test(flags)) {
-    throwUnwritable("the output", new Error("it is open for reading only"));
-  }
   const info = await Deno.stat("/dev/stdout").catch(() => undefined);
   if (!info?.isCharDevice) return output;
   // A device such as /dev/null never blocks, so no thread has to wait for it.

@@ -88,6 +88,15 @@ export function printable(text: string): string {
   });
 }
 
+/** Reads a file of /proc; empty where it is not there or not permitted. */
+function readProc(path: string): string {
+  const { state } = Deno.permissions.querySync({ name: "read", path });
+  try { // Without a permission, Deno would ask for it.
+    if (state === "granted") return Deno.readTextFileSync(path);
+  } catch { /* no Linux, or not all permissions, which /proc needs */ }
+  return "";
+}
+
 /** What is known of the terminal: whether its cursor is within a line. */
 export const screen = { midLine: false };
 
@@ -100,12 +109,20 @@ export async function* standardInput(): AsyncGenerator<Uint8Array> {
 }
 
 const decoder = new TextDecoder(); // kept: a character may come in two pieces
+let stdoutInfo: string | undefined;
 
 /**
  * Writes to stdout. On a terminal, what could control it is escaped. Fails with
  * status 23, without a message if the reader is gone.
  */
 export async function output(data: Uint8Array | string): Promise<void> {
+  // Deno reports success for writes to what is open for reading only. The lowest
+  // two bits of its octal flags are 0 then.
+  stdoutInfo ??= readProc("/proc/self/fdinfo/1");
+  if (/^flags:\s*\d*[04]$/m.test(stdoutInfo)) {
+    const why = "it is open for reading only";
+    throw new Failure(23, `cannot write the output: ${why}`);
+  }
   let bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
   if (Deno.stdout.isTerminal()) {
     const text = decoder.decode(bytes, { stream: true });
@@ -584,19 +601,13 @@ function abortOnSignals(stop: AbortController): Disposable {
   return signals;
 }
 
-/**
- * Whether nohup(1) started this: then it outlives its terminal. Where /proc may
- * not be read, that is assumed if no stream is a terminal.
- */
+/** Whether nohup(1) started this: then it outlives its terminal. */
 function isHangupIgnored(): boolean {
-  const path = "/proc/self/status";
-  const { state } = Deno.permissions.querySync({ name: "read", path });
-  const mask = /^SigIgn:.*[13579bdf]$/m; // hexadecimal; its last bit is SIGHUP
-  try { // Without a permission, Deno would ask for it.
-    if (state === "granted") return mask.test(Deno.readTextFileSync(path));
-  } catch { /* no Linux, or not all permissions, which /proc needs */ }
+  const status = readProc("/proc/self/status");
+  // The signals are bits of a hexadecimal number, and the last one is SIGHUP.
+  if (status) return /^SigIgn:.*[13579bdf]$/m.test(status);
   const streams = [Deno.stdin, Deno.stdout, Deno.stderr];
-  return !streams.some((stream) => stream.isTerminal());
+  return !streams.some((stream) => stream.isTerminal()); // as nohup leaves them
 }
 
 async function loadTrace(name: string, { verbose, diagram }: Options) {

@@ -205,6 +205,20 @@ each(SCRIPTS, "ends quietly when nobody reads its help", async ({ name }) => {
   assertEquals((await bash.finish()).stderr, "");
 }, noBash());
 
+each(
+  SCRIPTS,
+  "says 23 where its stdout is open for reading only",
+  async ({ name }) => {
+    const line = `"$0" run -A ${name}.ts --help 1< /dev/null`;
+    const args = ["-c", line, Deno.execPath()];
+    await using bash = new Running("bash", args, { cwd: ROOT });
+    const { code, stderr } = await bash.finish();
+    const why = "cannot write the output: it is open for reading only";
+    assertEquals([code, stderr], [23, `${name}: ${why}\n`]);
+  },
+  !LINUX,
+);
+
 // Bad command lines
 
 each(

@@ -12,8 +12,8 @@ export type Trace = import("./trace.ts").Trace;
 export type Log = (line: string) => void;
 
 /**
- * An expected failure: a line for people, and curl's exit status, which
- * docs/reference.md lists. What "fails with status 6" throws one of these.
+ * An expected failure: a line for people, and an exit status. These are curl's;
+ * docs/reference.md lists them. What "fails with status 6" throws one of these.
  */
 export class Failure extends Error {
   constructor(readonly status: number, message: string, cause?: unknown) {

@@ -377,12 +377,26 @@ each(
     const message = "cannot resolve nosuch.example: no such name";
     const stderr = `${script.name}: ${message}\n`;
     assertEquals(await ask("nosuch.example", 8), { code: 6, stderr });
+    const words = ["-4", ...script.ask("nosuch.example", 7, 8)];
+    await using client = here.script(script.name, ...words);
+    assertEquals((await client.finish()).stderr, stderr, "of no family");
     const silent = await ask("silent.example", 1);
     assert(silent.code === 6 || silent.code === 28, silent.stderr);
     assertMatch(silent.stderr, /name server|silent\.example|timed out after/);
   },
   noNamespaces() || missing("python3"),
 );
+
+test("a server whose address a silent name server knows says so", {
+  ignore: noNamespaces(),
+}, async () => {
+  await using here = await names(); // in which nothing answers
+  await using server = here.script("echo_tcp", "--host", "nosuch.example");
+  const { code, stderr } = await server.finish();
+  assertEquals(code, 6);
+  assertMatch(stderr, /^echo_tcp: cannot listen on nosuch\.example:7777: /);
+  assertNotMatch(stderr, /no such name/);
+});
 
 each(SCRIPTS, "names the permission that it lacks", async (script) => {
   const host = script.transport === "tcp" ? "127.0.0.1" : "localhost";

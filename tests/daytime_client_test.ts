@@ -182,6 +182,7 @@ test("daytime refuses a bad command line, before anything is sent", async () => 
     [[...here, "-p", 1], "--port is a server option: add --serve"],
     [[...here, "-q"], "--quiet is a server option: add --serve"],
     [["--serve", "there"], '--serve takes no HOST: "there"'],
+    [["--serve", ""], '--serve takes no HOST: ""'],
     [["--serve", "-u"], "--udp is a client option: leave out --serve"],
     [["--serve", "--json"], "--json is a client option: leave out --serve"],
     [["--serve", "--raw"], "--raw is a client option: leave out --serve"],

@@ -304,6 +304,8 @@ test("http_get says which rule frames a body, and shows chunks and trailers", as
     "HTTP/1.1 204 No\r\n\r\n": "none, as 204 has none (RFC 9112 6.3, rule 1)",
     [`${OK}Transfer-Encoding: gzip\r\n\r\n`]:
       "to the close, as chunked is not last (RFC 9112 6.3, rule 4)",
+    [`${OK}Content-Length: 1\r\n\r\nh`]:
+      "1 byte, by Content-Length (RFC 9112 6.3, rule 6)",
     [`${OK}Content-Length: 5\r\n\r\nhello`]:
       "5 bytes, by Content-Length (RFC 9112 6.3, rule 6)",
     [`${OK}\r\n`]: "to the close, as no length is given (RFC 9112 6.3, rule 8)",

@@ -348,11 +348,11 @@ test("listening on :: takes IPv4 as well, and falls back to it", async () => {
 
 test("a busy and a privileged port are 1, with what to do next", () => {
   const { AddrInUse, PermissionDenied } = Deno.errors;
-  const opening = (error: Error) =>
+  const opening = (error: Error, port = 13) =>
     failure(() =>
       listen(() => {
         throw error;
-      }, 13)
+      }, port)
     );
   const [busy, why] = opening(new AddrInUse("In use (os error 98)"));
   assertEquals(busy, 1);
@@ -360,6 +360,10 @@ test("a busy and a privileged port are 1, with what to do next", () => {
   const [barred, hint] = opening(new PermissionDenied("x"));
   assertEquals(barred, 1);
   assertMatch(hint, /port 13 needs more rights: try --port 1313$/);
+  // Windows keeps some ports above for itself.
+  const [reserved, reason] = opening(new PermissionDenied("x"), 65_000);
+  assertEquals(reserved, 1);
+  assertMatch(reason, /^cannot listen on \S+:65000: permission denied$/);
 });
 
 test("a server says where it listens, and where others reach it", async () => {

@@ -281,11 +281,7 @@ export function frame(method: string, head: Head): Framing {
 }
 
 /** Passes on so many bytes, or all up to the close if that is Infinity. */
-async function passBytes(
-  reader: BufferedReader,
-  size: number,
-  body: Sink,
-) {
+async function passBytes(reader: BufferedReader, size: number, body: Sink) {
   for (let left = size; left > 0;) {
     const bytes = reader.peek(left);
     await body.write(bytes);

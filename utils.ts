@@ -109,7 +109,7 @@ export async function* standardInput(): AsyncGenerator<Uint8Array> {
 }
 
 const decoder = new TextDecoder(); // kept: a character may come in two pieces
-let stdoutInfo: string | undefined;
+let isReadOnly: boolean | undefined; // stdout
 
 /**
  * Writes to stdout. On a terminal, what could control it is escaped. Fails with
@@ -118,8 +118,8 @@ let stdoutInfo: string | undefined;
 export async function output(data: Uint8Array | string): Promise<void> {
   // Deno reports success for writes to what is open for reading only. The lowest
   // two bits of its octal flags are 0 then.
-  stdoutInfo ??= readProc("/proc/self/fdinfo/1");
-  if (/^flags:\s*\d*[04]$/m.test(stdoutInfo)) {
+  isReadOnly ??= /^flags:\s*\d*[04]$/m.test(readProc("/proc/self/fdinfo/1"));
+  if (isReadOnly) {
     const why = "it is open for reading only";
     throw new Failure(23, `cannot write the output: ${why}`);
   }
@@ -570,10 +570,11 @@ function checkValues(args: string[], options: object, usual: object): void {
     if (value === "") throw new Failure(2, `--${name} needs a value`);
     // A flag is false by itself. --verbose is collected: it is [].
     if (name !== "verbose" && unset.get(name) !== false) continue;
-    const isOdd = [value].flat().some((each) => typeof each !== "boolean");
-    if (isOdd || args.some((arg) => arg.startsWith(`--${name}=`))) {
-      throw new Failure(2, `--${name} takes no value`);
-    }
+    const given = args.find((arg) => arg.startsWith(`--${name}=`));
+    const odd = [value].flat().find((each) => typeof each !== "boolean") ??
+      given?.slice(`--${name}=`.length);
+    if (odd === undefined) continue;
+    throw new Failure(2, `--${name} takes no value: "${odd}"`);
   }
 }
 

@@ -786,6 +786,14 @@ test("echo_tcp goes on serving when its log is closed", {
   assertEquals(await ended(), { code: 0, stderr: "" });
 });
 
+/** Waits until a count does not grow any more. */
+async function standstill(count: () => number): Promise<void> {
+  for (let before = -1; before !== count();) {
+    before = count();
+    await delay(300);
+  }
+}
+
 test("Ctrl-C ends a client whose output nobody takes", {
   ignore: !LINUX,
 }, async () => {
@@ -795,11 +803,7 @@ test("Ctrl-C ends a client whose output nobody takes", {
     while (await conn.write(noise).catch(() => 0)) sent++;
   });
   const { child, ended } = await unread(server.at);
-  let before = -1;
-  while (before !== sent) {
-    before = sent;
-    await delay(200); // until nothing moves any more
-  }
+  await standstill(() => sent);
   child.kill("SIGINT");
   assertEquals(await ended(), { code: 130, stderr: "" });
 });
@@ -817,11 +821,7 @@ test("Ctrl-C ends round trips whose lines nobody takes", {
   });
   const args = [server.at, "-c", "1000000", "-i", "0"];
   const { child, ended } = await unread(...args);
-  let before = -1;
-  while (before !== trips) {
-    before = trips;
-    await delay(300); // until nothing moves any more
-  }
+  await standstill(() => trips);
   child.kill("SIGINT");
   assertEquals(await ended(), { code: 130, stderr: "" });
 });

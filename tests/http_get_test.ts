@@ -654,17 +654,12 @@ test("http_get -m bounds the whole exchange, a stalled body too", async () => {
 test("http_get tells of hops and framing with -v, and draws them", async () => {
   using dir = folder();
   await using server = redirecting("/b\x1b[31m");
-  const { error } = console;
-  const lines: string[] = [];
-  console.error = (_format, _style, line) =>
-    lines.push(line.replace(/^[\d.]+ /, ""));
   const trace = new Trace("http_get", 1, `${dir.path}/drawing`);
-  try {
+  const { err } = await captured(async () => {
     await collect({ url: server.url(), location: true, trace });
     await trace.write();
-  } finally {
-    console.error = error;
-  }
+  });
+  const lines = err.trimEnd().replace(/^[\d.]+ /gm, "").split("\n");
   const expected = [
     /^\* connected to 127\.0\.0\.1:\d+$/,
     /^> \d+ bytes "GET \/ HTTP\/1\.1\\r\\n/,

@@ -329,11 +329,7 @@ const SAME_ONCE: typeof SAME = [
   }\r\n${gzip}\r\n0\r\n\r\n`],
 ];
 
-const isKnownCurl = !barred(
-  "sh",
-  "-c",
-  "curl -V | grep -q '^curl 7.88'",
-);
+const isKnownCurl = !barred("sh", "-c", "curl -V | grep -q '^curl 7.88'");
 
 /** Why http_get differs from curl 7.88: "answer -> curl -> ours -> options", both as "body|status". */
 const DIFFERENT: Record<string, string> = {

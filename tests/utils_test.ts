@@ -515,12 +515,12 @@ test("an option without its value is refused, and a value too many", async () =>
   const cases: [string, string][] = [
     ["--port=", "--port needs a value"],
     ["-p", "--port needs a value"],
-    ["-qp80", "--quiet takes no value"],
-    ["-q5", "--quiet takes no value"],
-    ["-vp80", "--verbose takes no value"],
-    ["--verbose=false", "--verbose takes no value"],
-    ["--help=x", "--help takes no value"],
-    ["--quiet=", "--quiet takes no value"],
+    ["-qp80", '--quiet takes no value: "p80"'],
+    ["-q5", '--quiet takes no value: "5"'],
+    ["-vp80", '--verbose takes no value: "p80"'],
+    ["--verbose=false", '--verbose takes no value: "false"'],
+    ["--help=x", '--help takes no value: "x"'],
+    ["--quiet=", '--quiet takes no value: ""'],
   ];
   for (const [arg, message] of cases) {
     const running = () => run({ ...SCRIPT, parse }, [arg], work);
